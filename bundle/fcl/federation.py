@@ -1,0 +1,94 @@
+"""What a federation may ask of one site's workflow. The configs declare such an object as their property ``participant``.
+
+Letters: M shared rows, D feature length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+FeatureKind = Literal["features", "prototypes"]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features that one site shows to another; nothing in it tells which volume a row came from.
+
+    Args:
+        features: (M, D) unit-norm rows, float32 or float16, on the CPU.
+        partition: (M,) int64, index of the partition that each row's slice lies in.
+    """
+
+    features: Tensor
+    partition: Tensor
+
+    def __len__(self) -> int:
+        return int(self.features.shape[0])
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What one site returns of a round.
+
+    Args:
+        weights: the federated tensors after local training (CPU, contiguous, detached).
+        count: distinct slices trained on; the weight of this site in the average (n_k of FedAvg, McMahan et al. 2017).
+        metrics: aggregate numbers only, e.g. mean loss.
+    """
+
+    weights: dict[str, Tensor]
+    count: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Participant(Protocol):
+    """One site's side of a round, as the federation sees it.
+
+    A round is ``begin_round``, then (with feature exchange) ``publish`` here and ``receive`` of the peers' sets, then ``train``.
+    """
+
+    shares_features: bool
+
+    def describe(self) -> dict[str, int | float | str]:
+        """Counts and sizes: ``slices``, ``volumes``, and for feature exchange ``feature_length`` and ``partitions``."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """The federated tensors as they are now (CPU, contiguous, detached)."""
+        ...
+
+    def begin_round(self, round_number: int, total_rounds: int, weights: Mapping[str, Tensor]) -> None:
+        """Take the global weights of round ``round_number`` (0-based)."""
+        ...
+
+    def publish(self, kind: FeatureKind) -> FeatureSet:
+        """An immutable snapshot of this site's features under the weights of the round that has begun."""
+        ...
+
+    def receive(self, site: str, features: FeatureSet, round_number: int) -> None:
+        """Features of the peer ``site``, made in round ``round_number``; they replace that peer's earlier ones."""
+        ...
+
+    def train(self, should_stop: Callable[[], bool]) -> TrainReport:
+        """Train the round's local steps; ``should_stop`` is asked at every step and ends the round early."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Metrics of the weights that ``begin_round`` loaded, on this site's validation patients; empty if it has none.
+
+        ``count`` (volumes) weighs this site in the mean over sites.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that this site keeps between rounds (tensors and plain Python only)."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave, so that training continues bit for bit."""
+        ...

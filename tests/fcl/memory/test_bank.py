@@ -1,0 +1,146 @@
+"""Invariants of the feature bank."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from fcl.federation import FeatureSet
+from fcl.memory import FeatureBank
+
+
+def unit(rows, length=4, seed=0):
+    return normalize(torch.randn(rows, length, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+@pytest.fixture
+def bank():
+    return FeatureBank(torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([0, 0, 0, 0, 1, 1]), feature_length=4)
+
+
+def remote(rows=3, seed=5):
+    return FeatureSet(unit(rows, seed=seed), torch.arange(rows) % 4)
+
+
+def test_rows_are_overwritten_and_the_size_never_grows(bank):
+    for step in range(50):
+        rows = torch.randperm(6)[:3]
+        features = unit(3, seed=step)
+        bank.update(rows, features)
+        own = bank.local()
+        for row, feature in zip(rows, features, strict=True):
+            assert torch.equal(own.features[own.row == row][0], feature)
+    assert len(bank) == 6
+
+
+def test_only_filled_rows_are_drawn(bank):
+    bank.update(torch.tensor([1, 4]), unit(2))
+    features, partition = bank.draw(None)
+    assert partition.tolist() == [1, 0]
+    assert torch.equal(features, unit(2))
+
+
+def test_draw_is_uniform_without_replacement_over_local_and_remote(bank):
+    bank.update(torch.arange(6), unit(6))
+    bank.set_remote("site-2", remote(), 0)
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros(9)
+    union = torch.cat([unit(6), unit(3, seed=5)])
+    for _ in range(600):
+        drawn, _ = bank.draw(3, generator)
+        index = (drawn[:, None] == union[None]).all(dim=2).int().argmax(dim=1)
+        assert len(set(index.tolist())) == 3
+        counts[index] += 1
+    assert counts.min() > 150  # 200 expected of each
+    assert counts.max() < 250
+
+
+def test_arrival_order_of_peers_does_not_change_a_seeded_draw(bank):
+    bank.update(torch.arange(6), unit(6))
+    draws = []
+    for order in (("a", "b"), ("b", "a")):
+        for site in order:
+            bank.set_remote(site, remote(seed=ord(site)), 0)
+        draws.append(bank.draw(4, torch.Generator().manual_seed(1))[0])
+    assert torch.equal(*draws)
+
+
+def test_a_peer_replaces_its_own_features_and_stale_ones_expire(bank):
+    bank.set_remote("site-2", remote(3), 0)
+    bank.set_remote("site-2", remote(2), 1)
+    bank.set_remote("site-3", remote(3), 2)
+    assert bank.remote_sites == {"site-2": 1, "site-3": 2}
+    assert bank.remote_rows == 5
+    assert bank.expire(2) == []
+    assert bank.expire(3) == ["site-2"]
+    assert bank.remote_rows == 3
+    bank.set_remote("site-3", FeatureSet(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), 3)
+    assert bank.remote_rows == 0
+
+
+def test_snapshot_is_a_shuffled_copy_without_volume(bank):
+    bank.update(torch.arange(6), unit(6))
+    snapshot = bank.snapshot(4, torch.Generator().manual_seed(0))
+    before = snapshot.features.clone()
+    assert len(snapshot) == 4
+    assert set(vars(snapshot)) == {"features", "partition"}
+    own = bank.local()
+    positions = [int((own.features == row).all(dim=1).int().argmax()) for row in snapshot.features]
+    assert positions != sorted(positions)
+    assert torch.equal(own.partition[positions], snapshot.partition)
+    bank.update(torch.arange(6), unit(6, seed=9))
+    assert torch.equal(snapshot.features, before)
+
+
+def test_prototypes_are_unit_means_per_partition(bank):
+    bank.update(torch.arange(6), unit(6))
+    prototypes = bank.prototypes()
+    assert prototypes.partition.tolist() == [0, 1, 2, 3]
+    expected = normalize((unit(6)[0] + unit(6)[4]) / 2, dim=0)
+    assert torch.allclose(prototypes.features[0], expected)
+    assert torch.allclose(prototypes.features.norm(dim=1), torch.ones(4))
+
+
+def test_state_round_trip_continues_bit_for_bit(bank):
+    bank.update(torch.arange(3), unit(3))
+    bank.set_remote("site-2", remote(), 4)
+    other = FeatureBank(torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([0, 0, 0, 0, 1, 1]), feature_length=4)
+    other.load_state_dict(bank.state_dict())
+    assert other.remote_sites == bank.remote_sites
+    for mine, theirs in zip(other.draw(4, torch.Generator().manual_seed(3)), bank.draw(4, torch.Generator().manual_seed(3)), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.ones(2, 4), "unit norm"),
+        (torch.full((2, 4), float("nan")), "unit norm"),
+        (unit(2, length=5), r"shape \(rows, 4\), got \(2, 5\)"),
+    ],
+)
+def test_refuses_what_is_no_unit_vector(bank, features, message):
+    with pytest.raises(ValueError, match=message):
+        bank.update(torch.tensor([0, 1]), features)
+    with pytest.raises(ValueError, match=message):
+        bank.set_remote("site-2", FeatureSet(features, torch.tensor([0, 1])), 0)
+    assert len(bank) == 0
+
+
+def test_refuses_partitions_out_of_range(bank):
+    with pytest.raises(ValueError, match=r"0\.\.3"):
+        bank.set_remote("site-2", FeatureSet(unit(2), torch.tensor([0, 4])), 0)
+    with pytest.raises(ValueError, match=r"0\.\.3"):
+        FeatureBank(torch.tensor([0, 4]), torch.tensor([0, 0]))
+
+
+def test_refuses_the_state_of_another_bank(bank):
+    smaller = FeatureBank(torch.tensor([0]), torch.tensor([0]), feature_length=4)
+    with pytest.raises(ValueError, match="shape"):
+        bank.load_state_dict(smaller.state_dict())
+
+
+def test_half_precision_features_from_peers_are_accepted(bank):
+    bank.set_remote("site-2", FeatureSet(unit(3).half(), torch.tensor([0, 1, 2])), 0)
+    assert bank.draw(None)[0].dtype == torch.float32
