@@ -49,6 +49,11 @@ def to_fast_layout(module: Module, spatial_dims: int) -> Module:
     Args:
         module: network.
         spatial_dims: 2 or 3, of its convolutions.
+
+    Raises:
+        ValueError: for other ``spatial_dims``.
     """
-    memory_format = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
-    return module.to(memory_format=memory_format)  # type: ignore[call-overload]
+    formats = {2: torch.channels_last, 3: torch.channels_last_3d}
+    if spatial_dims not in formats:
+        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
+    return module.to(memory_format=formats[spatial_dims])

@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Events
 from ignite.metrics import Average, Metric
 from monai.engines import IterationEvents, Trainer
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -41,7 +42,7 @@ class FCLTrainer(Trainer):
         augmentation: ``(image, label, generator) -> (image, label)`` on whole batches.
         drawn_features: K; None draws the whole bank.
         momentum: of the momentum encoder. Not published in the paper; ours.
-        autocast_dtype: None trains in float32.
+        inferer: runs a network on a batch; :class:`fcl.engines.AutocastInferer` for reduced precision.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
         seed: of the augmentation and of the draw.
         train_handlers: ignite or MONAI handlers.
@@ -67,7 +68,7 @@ class FCLTrainer(Trainer):
         augmentation: Callable[..., tuple[Tensor, Tensor | None]],
         drawn_features: int | None = 1024,
         momentum: float = 0.99,
-        autocast_dtype: torch.dtype | None = None,
+        inferer: Inferer | None = None,
         max_grad_norm: float | None = None,
         seed: int = 0,
         train_handlers: Sequence[Any] | None = None,
@@ -94,7 +95,7 @@ class FCLTrainer(Trainer):
         self.augmentation = augmentation
         self.drawn_features = drawn_features
         self.momentum = momentum
-        self.autocast_dtype = autocast_dtype
+        self.inferer = inferer or SimpleInferer()
         self.max_grad_norm = max_grad_norm
         self.generator = torch.Generator(device=self.state.device).manual_seed(seed)
         self.sync_momentum_network()
@@ -110,12 +111,10 @@ class FCLTrainer(Trainer):
         self.momentum_network.requires_grad_(False)
 
     def embed(self, network: nn.Module, image_BCHW: Tensor) -> Tensor:
-        """Unit features (B, D) of a batch under the trainer's autocast."""
-        image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last) if image_BCHW.ndim == 4 else image_BCHW
-        with torch.autocast(
-            self.state.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None
-        ):
-            return network(image_BCHW).float()
+        """Unit features (B, D) of a batch."""
+        if image_BCHW.ndim == 4:
+            image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
+        return self.inferer(image_BCHW, network)
 
     @torch.no_grad()
     def refresh_bank(self, batches: Iterable[dict[str, Tensor]]) -> None:

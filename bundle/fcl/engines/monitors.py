@@ -5,11 +5,13 @@ Letters: M stored features, N queries, D feature length, S partitions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
+
+from fcl.data import SliceCache, SliceDataset, SliceLoader
 
 
 @torch.no_grad()
@@ -54,27 +56,38 @@ class PartitionKNN:
 
     Args:
         network: a :class:`fcl.networks.ContrastiveNetwork`.
-        train_batches, validation_batches: re-iterable batches of slices in order; without validation patients nothing is logged.
+        cache: the site's slices.
+        train_volumes, validation_volumes: names of the volumes to store and to query; without the latter nothing is logged.
         neighbours: k of the vote.
         interval: epochs between two measurements; 0 measures only when called.
+        batch_size: slices a forward pass.
         device: where the network lives.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        train_batches: Iterable[dict[str, Tensor]],
-        validation_batches: Iterable[dict[str, Tensor]] | None,
+        cache: SliceCache,
+        train_volumes: Collection[str],
+        validation_volumes: Collection[str],
         neighbours: int = 20,
         interval: int = 1,
+        batch_size: int = 128,
         device: torch.device | str = "cpu",
     ) -> None:
         self.network = network
-        self.train_batches = train_batches
-        self.validation_batches = validation_batches
+        self.stored = SliceLoader(SliceDataset(cache, train_volumes), batch_size, shuffle=False)
+        self.queries = (
+            SliceLoader(SliceDataset(cache, validation_volumes), batch_size, shuffle=False) if validation_volumes else None
+        )
         self.neighbours = neighbours
         self.interval = interval
         self.device = device
+
+    @property
+    def volumes(self) -> int:
+        """Validation volumes."""
+        return 0 if self.queries is None else len(self.queries.dataset.volume_infos)
 
     def attach(self, engine: Engine) -> None:
         if self.interval:
@@ -85,13 +98,13 @@ class PartitionKNN:
 
     def measure(self) -> dict[str, float]:
         """``partition_knn`` (0..1) and ``uniformity``; empty without validation patients."""
-        if self.validation_batches is None:
+        if self.queries is None:
             return {}
         was_training = self.network.training
         self.network.eval()
         try:
-            stored, stored_label = embed_slices(self.network.embed, self.train_batches, self.device)
-            query, query_label = embed_slices(self.network.embed, self.validation_batches, self.device)
+            stored, stored_label = embed_slices(self.network.embed, self.stored, self.device)
+            query, query_label = embed_slices(self.network.embed, self.queries, self.device)
         finally:
             self.network.train(was_training)
         return {

@@ -19,21 +19,19 @@ from fcl.networks.federated import NormStats, federated_weights, load_federated_
 class PretrainParticipant:
     """Hosts an :class:`FCLTrainer` for the life of a federation (see :class:`fcl.federation.Participant`).
 
+    A round is one epoch of the trainer's loader; the learning rate follows the schedule over all rounds.
     At the start of a round the momentum encoder may become a copy of the averaged encoder (``momentum_sync="global"``) and
     the bank's local rows are made afresh with it in one forward pass, so that the features which the sites exchange
     share one space; features from each site's own drifted encoder do not. Both are ours, not the paper's.
 
     Args:
-        trainer: the trainer; its ``max_epochs``, iteration and epoch are set from the round number.
-        loader: the trainer's loader (it has ``state_dict``).
+        trainer: its loader is this site's slices; ``max_epochs``, iteration and epoch are set from the round number.
         bank_batches: the same slices in order, un-augmented, to refresh the bank.
         schedule: learning-rate schedule attached to the trainer.
         monitor: measures partition kNN accuracy.
-        local_epochs: epochs of a round.
         max_shared_rows: features shown to peers in a round, at most; None shows one per slice.
         norm_stats: whether running statistics of batch normalisation are averaged or stay local; without such buffers no matter.
         momentum_sync: ``"global"`` or ``"local"`` (the momentum encoder goes on as it is).
-        volumes: number of training volumes, for :meth:`describe`.
         seed: of the snapshot's shuffle.
     """
 
@@ -42,29 +40,24 @@ class PretrainParticipant:
     def __init__(
         self,
         trainer: FCLTrainer,
-        loader: Any,
         bank_batches: Iterable[dict[str, Tensor]],
         schedule: WarmupCosine,
         monitor: PartitionKNN,
-        local_epochs: int = 1,
         max_shared_rows: int | None = 512,
         norm_stats: NormStats = "average",
         momentum_sync: Literal["global", "local"] = "global",
-        volumes: int = 0,
         seed: int = 0,
     ) -> None:
         if momentum_sync not in ("global", "local"):
             raise ValueError(f"momentum_sync must be 'global' or 'local', got {momentum_sync!r}.")
         self.trainer = trainer
-        self.loader = loader
+        self.loader: Any = trainer.data_loader
         self.bank_batches = bank_batches
         self.schedule = schedule
         self.monitor = monitor
-        self.local_epochs = local_epochs
         self.max_shared_rows = max_shared_rows
         self.norm_stats = norm_stats
         self.momentum_sync = momentum_sync
-        self.volumes = volumes
         self.generator = torch.Generator().manual_seed(seed)
         self._should_stop: Callable[[], bool] = lambda: False
         trainer.add_event_handler(Events.ITERATION_STARTED, self._stop_if_asked)
@@ -72,7 +65,7 @@ class PretrainParticipant:
     def describe(self) -> dict[str, int | float | str]:
         return {
             "slices": len(self.loader.dataset),
-            "volumes": self.volumes,
+            "volumes": len(self.loader.dataset.volume_infos),
             "feature_length": self.trainer.bank.feature_length,
             "partitions": self.trainer.bank.partitions,
         }
@@ -88,11 +81,11 @@ class PretrainParticipant:
         trainer.refresh_bank(self.bank_batches)
         trainer.bank.expire(round_number)
         steps = len(self.loader)
-        self.schedule.total_steps = total_rounds * self.local_epochs * steps
-        trainer.state.epoch = round_number * self.local_epochs
-        trainer.state.iteration = trainer.state.epoch * steps
+        self.schedule.total_steps = total_rounds * steps
+        trainer.state.epoch = round_number
+        trainer.state.iteration = round_number * steps
         trainer.state.epoch_length = steps
-        trainer.state.max_epochs = trainer.state.epoch + self.local_epochs
+        trainer.state.max_epochs = round_number + 1
 
     def publish(self, kind: FeatureKind) -> FeatureSet:
         if kind == "prototypes":
@@ -111,7 +104,7 @@ class PretrainParticipant:
 
     def validate(self) -> dict[str, float]:
         measured = self.monitor.measure()
-        return {**measured, "count": float(self.volumes)} if measured else {}
+        return {**measured, "count": float(self.monitor.volumes)} if measured else {}
 
     def state_dict(self) -> dict[str, Any]:
         trainer = self.trainer

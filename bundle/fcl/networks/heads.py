@@ -49,7 +49,7 @@ class ContrastiveNetwork(nn.Module):
         return self.encoder(x)[-1].float().flatten(2).mean(dim=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Unit-norm features (B, D) in float32, also under autocast: bf16 steps of 1/256 blur near-equal similarities."""
+        """Unit-norm features (B, D) in float32, also under autocast: steps of 1/256 blur near-equal similarities."""
         pooled = self.embed(x)
         with torch.autocast(device_type=pooled.device.type, enabled=False):
             return functional.normalize(self.head(pooled), dim=1)

@@ -1,7 +1,7 @@
 """One U-Net in two parts: an encoder that pre-training trains, and a decoder that fine-tuning adds.
 
-After Ronneberger et al., "U-Net" (MICCAI 2015), in the form of MONAI's ``BasicUNet``; built from its blocks so that depth,
-widths, normalisation and activation come from JSON. Initial weights are PyTorch's defaults.
+After Ronneberger et al., "U-Net" (MICCAI 2015), in the form of MONAI's ``BasicUNet``; built from its blocks so that
+depth, widths, normalisation and activation come from JSON. Initial weights are PyTorch's defaults.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 _PLAIN = (str, int, float, bool, type(None))
+# Batch normalisation counts its batches; nothing depends on that number, and federated checkpoints lack it.
+_COUNTER = "num_batches_tracked"
 _SHOWN = 5  # keys that a message lists before it says how many more there are
 
 
@@ -29,7 +31,7 @@ class LoadReport:
 
     Args:
         matched: keys of the module that were loaded.
-        missing: keys of the module that the checkpoint lacks.
+        missing: keys of the module that the checkpoint lacks; batch counters aside.
         unexpected: keys of the checkpoint (in full, with prefix) that the module does not have.
         mismatched: keys of the module that the checkpoint has in another shape.
     """
@@ -55,8 +57,8 @@ def _read(path: str | os.PathLike[str]) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint {file} is refused: it is no PyTorch file, or holds objects other than tensors and plain values, "
-            "and unpickling those could run code. Save a state_dict, e.g. torch.save(model.state_dict(), path)."
+            f"checkpoint {file} is refused: it is no PyTorch file, or holds more than tensors and plain values, and "
+            "unpickling those could run code. Save a state_dict, e.g. torch.save(model.state_dict(), path)."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
@@ -143,7 +145,8 @@ def load_weights(
         module: receives the weights; the encoder of a U-Net takes a pre-training checkpoint by ``prefix="encoder."``.
         weights_or_path: tensors by name, or a checkpoint file.
         prefix: taken off the names before they are compared.
-        min_matched: least share (0 to 1) of the module's tensors that must be found in their shape.
+        min_matched: least share (0 to 1) of tensors that agree in name and shape, of all that the module has or that
+            begin with ``prefix``, batch counters aside. 1 asks for the same architecture, no deeper one either.
 
     Raises:
         FileNotFoundError, CheckpointError: as :func:`read_weights`.
@@ -158,14 +161,15 @@ def load_weights(
         source, weights = f"checkpoint {os.fspath(weights_or_path)}", read_weights(weights_or_path)
     offered = {key[len(prefix) :]: tensor for key, tensor in weights.items() if key.startswith(prefix)}
     own = module.state_dict()
+    compared = {key for key in (*own, *offered) if not key.endswith(_COUNTER)}
     fitting = {key: offered[key] for key in own if key in offered and offered[key].shape == own[key].shape}
     report = LoadReport(
         matched=tuple(fitting),
-        missing=tuple(key for key in own if key not in offered),
+        missing=tuple(key for key in own if key in compared and key not in offered),
         unexpected=tuple(key for key in weights if not key.startswith(prefix) or key[len(prefix) :] not in own),
         mismatched=tuple(key for key in own if key in offered and key not in fitting),
     )
-    if len(fitting) < min_matched * len(own):
+    if len(compared.intersection(fitting)) < min_matched * len(compared):
         raise CheckpointError(_poor_match(source, prefix, report, own, offered, weights))
     broken = [key for key, tensor in fitting.items() if not torch.isfinite(tensor).all()]
     if broken:
@@ -183,13 +187,10 @@ def _poor_match(
     offered: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
 ) -> str:
-    lines = [f"{source} is of another architecture: of {len(own)} tensors {report}."]
     if not offered:
         heads = sorted({key.split(".", 1)[0] + "." for key in weights})
-        lines.append(
-            f"No name in it begins with {prefix!r}; they begin with {_some(heads)}. Give the prefix that fits."
-        )
-        return " ".join(lines)
+        return f"{source} has no tensor that begins with {prefix!r}, they begin with {_some(heads)}: give that prefix"
+    lines = [f"{source} is of another architecture: {report}."]
     if report.mismatched:
         shapes = [f"{key} {tuple(offered[key].shape)} for {tuple(own[key].shape)}" for key in report.mismatched]
         lines.append(f"Shapes, file's for the network's: {_some(shapes)}.")

@@ -1,0 +1,7 @@
+"""Augmentation of whole batches, on the device that trains, drawn from one seeded generator."""
+
+from fcl.transforms.compose import BatchCompose, BatchTransform
+from fcl.transforms.intensity import BatchRandIntensity
+from fcl.transforms.spatial import BatchRandSpatial
+
+__all__ = ["BatchCompose", "BatchRandIntensity", "BatchRandSpatial", "BatchTransform"]

@@ -1,0 +1,41 @@
+"""Writes down the configuration that a run was made with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from monai.bundle import ConfigParser
+
+from fcl.config.guard import _calling_parser
+
+logger = logging.getLogger(__name__)
+
+
+def record_configuration(output_dir: str | Path) -> str:
+    """Log the settings of the configuration that is being evaluated, and keep all of it in ``output_dir/config.json``.
+
+    The file holds the files of ``--config_file`` and the command line's options as MONAI merged them, so that it is itself a
+    config file which repeats the run.
+
+    Args:
+        output_dir: made when missing.
+
+    Returns:
+        12 hex digits that name the configuration.
+
+    Raises:
+        RuntimeError: when called from anywhere but a MONAI config.
+    """
+    merged = _calling_parser().get()
+    content = {key: value for key, value in merged.items() if key != "_meta_"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    ConfigParser.export_config_file(content, str(folder / "config.json"), fmt="json", indent=2)
+    settings = {key: value for key, value in content.items() if key != "imports" and not isinstance(value, dict | list)}
+    lines = (f"  {key} = {value}" for key, value in settings.items() if not str(value).startswith(("$", "@", "%")))
+    logger.info("configuration %s, kept in %s:\n%s", digest, folder / "config.json", "\n".join(lines))
+    return digest

@@ -1,0 +1,140 @@
+"""One site's side of federated fine-tuning: a U-Net that segments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.utils import is_scalar
+from torch import Tensor
+
+from fcl.engines.batches import AugmentBatch
+from fcl.engines.checkpoints import RandomState
+from fcl.engines.schedule import WarmupCosine
+from fcl.federation import FeatureKind, FeatureSet, TrainReport
+from fcl.networks import LoadReport, load_weights
+from fcl.networks.federated import NormStats, federated_weights, load_federated_weights
+
+
+class SegmentationParticipant:
+    """Hosts a MONAI ``SupervisedTrainer`` for the life of a federation (see :class:`fcl.federation.Participant`).
+
+    A round is one epoch of the trainer's loader; the learning rate follows the schedule over all rounds.
+
+    Args:
+        trainer: its network, optimizer and loader are this site's; ``max_epochs``, iteration and epoch are set from the round
+            number. Its ``prepare_batch`` augments.
+        evaluator: runs over the validation volumes; each scalar metric of it is reported.
+        schedule: learning-rate schedule attached to the trainer.
+        norm_stats: whether running statistics of batch normalisation are averaged or stay local.
+        keep_optimizer: whether the optimizer's moments live on from round to round, or start afresh in each.
+    """
+
+    shares_features = False
+
+    def __init__(
+        self,
+        trainer: SupervisedTrainer,
+        evaluator: SupervisedEvaluator,
+        schedule: WarmupCosine,
+        norm_stats: NormStats = "average",
+        keep_optimizer: bool = True,
+    ) -> None:
+        if not isinstance(trainer.prepare_batch, AugmentBatch):
+            raise TypeError(
+                f"the trainer's prepare_batch must be an AugmentBatch, whose random numbers can be saved; "
+                f"got {type(trainer.prepare_batch).__name__}."
+            )
+        self.trainer = trainer
+        self.evaluator = evaluator
+        self.schedule = schedule
+        self.norm_stats = norm_stats
+        self.keep_optimizer = keep_optimizer
+        self.loader: Any = trainer.data_loader
+        self._state = {
+            "network": trainer.network,
+            "optimizer": trainer.optimizer,
+            "loader": self.loader,
+            "augmentation": trainer.prepare_batch,
+            "random": RandomState(trainer.state.device),
+        }
+        self._should_stop: Callable[[], bool] = lambda: False
+        trainer.add_event_handler(Events.ITERATION_STARTED, self._stop_if_asked)
+
+    def describe(self) -> dict[str, int | float | str]:
+        return {
+            "slices": len(self.loader.dataset),
+            "volumes": len(self.loader.dataset.volume_infos),
+            "validation_volumes": len(self._validation_data),
+        }
+
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> LoadReport:
+        """Put a pre-trained encoder (names that begin ``encoder.``) into the network.
+
+        Raises:
+            fcl.networks.CheckpointError: when it is of another architecture.
+        """
+        return load_weights(self.trainer.network.encoder, weights, prefix="encoder.")
+
+    def weights(self) -> dict[str, Tensor]:
+        return federated_weights(self.trainer.network, self.norm_stats)
+
+    def begin_round(self, round_number: int, total_rounds: int, weights: Mapping[str, Tensor]) -> None:
+        load_federated_weights(self.trainer.network, weights, self.norm_stats)
+        if not self.keep_optimizer:
+            self.trainer.optimizer.state.clear()
+        steps = len(self.loader)
+        self.schedule.total_steps = total_rounds * steps
+        state = self.trainer.state
+        state.epoch, state.epoch_length, state.max_epochs = round_number, steps, round_number + 1
+        state.iteration = round_number * steps
+        state.metrics.clear()
+
+    def publish(self, kind: FeatureKind) -> FeatureSet:
+        self._refuse_features()
+
+    def receive(self, site: str, features: FeatureSet, round_number: int) -> None:
+        self._refuse_features()
+
+    def train(self, should_stop: Callable[[], bool]) -> TrainReport:
+        self._should_stop = should_stop
+        self.trainer.run()
+        return TrainReport(self.weights(), len(self.loader.dataset), _finite_scalars(self.trainer.state.metrics))
+
+    def validate(self) -> dict[str, float]:
+        """``mean_dice`` (volumes, then classes, averaged), the Dice of each class, and ``count`` volumes."""
+        volumes = len(self._validation_data)
+        if not volumes:
+            return {}
+        self.evaluator.run()
+        return {**_finite_scalars(self.evaluator.state.metrics), "count": float(volumes)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: holder.state_dict() for name, holder in self._state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, holder in self._state.items():
+            holder.load_state_dict(state[name])
+
+    @property
+    def _validation_data(self) -> Any:
+        return self.evaluator.data_loader
+
+    def _refuse_features(self) -> NoReturn:
+        raise RuntimeError(
+            "fine-tuning has no features to exchange: set the job's exchange to none, or run a pre-training configuration."
+        )
+
+    def _stop_if_asked(self, engine: Engine) -> None:
+        if self._should_stop():
+            engine.terminate()
+
+
+def _finite_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What can be averaged over sites: a class that no volume shows has a NaN Dice, which would spoil the mean."""
+    scalars = {name: float(value) for name, value in metrics.items() if is_scalar(value)}
+    return {name: value for name, value in scalars.items() if math.isfinite(value)}

@@ -1,0 +1,101 @@
+"""Pictures of a few cases: image, truth and prediction side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from fcl.evaluation.metrics import CaseScore
+
+# Okabe & Ito 2008: told apart with any colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+
+
+def choose_cases(cases: Sequence[CaseScore]) -> dict[str, CaseScore]:
+    """The worst, the median and the best case by mean Dice (fewer when there are fewer cases; unscored ones are left out)."""
+    ranked = sorted((c for c in cases if not math.isnan(c.mean_dice)), key=lambda c: (c.mean_dice, c.case))
+    if not ranked:
+        return {}
+    picked: dict[str, CaseScore] = {}
+    for name, case in (("worst", ranked[0]), ("median", ranked[(len(ranked) - 1) // 2]), ("best", ranked[-1])):
+        if case not in picked.values():
+            picked[name] = case
+    return picked
+
+
+def choose_slices(truth: np.ndarray, count: int) -> list[int]:
+    """``count`` indices along the last axis, evenly over the slices that show a structure (over all, when none does)."""
+    shown = np.flatnonzero(truth.any(axis=(0, 1)))
+    candidates = shown if len(shown) else np.arange(truth.shape[-1])
+    inner = (np.arange(count) + 0.5) / count * len(candidates)
+    return sorted({int(candidates[int(i)]) for i in inner})
+
+
+def crop_box(labels: np.ndarray, spacing: Sequence[float], margin_mm: float = 25.0) -> tuple[slice, slice]:
+    """In-plane box around all structures with ``margin_mm`` on each side; the whole plane when there is none."""
+    plane = labels.any(axis=-1)
+    if not plane.any():
+        return slice(None), slice(None)
+    box = []
+    for axis in (0, 1):
+        hit = np.flatnonzero(plane.any(axis=1 - axis))
+        margin = round(margin_mm / spacing[axis])
+        box.append(slice(max(0, int(hit[0]) - margin), min(plane.shape[axis], int(hit[-1]) + margin + 1)))
+    return box[0], box[1]
+
+
+def draw_case(
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    spacing: Sequence[float],
+    labels: Mapping[str, int],
+    title: str,
+    path: str | Path,
+    slices: int = 3,
+) -> None:
+    """Write a PNG with one row per slice and the columns image, truth, prediction.
+
+    Args:
+        image: (H, W, D) intensities.
+        truth, prediction: (H, W, D) label maps.
+        spacing: voxel size, mm; gives the pixels their true aspect.
+        labels: class name to value.
+        title: heading.
+        path: of the PNG.
+        slices: rows at most.
+    """
+    rows = choose_slices(truth, slices)
+    box = crop_box(np.logical_or(truth > 0, prediction > 0), spacing)
+    low, high = np.percentile(image[box], (1, 99))
+    figure = Figure(figsize=(7.2, 2.4 * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False)
+    for line, z in zip(axes, rows, strict=True):
+        for axis, heading, overlay in zip(line, ("image", "truth", "prediction"), (None, truth, prediction), strict=True):
+            shape = {"origin": "upper", "aspect": spacing[1] / spacing[0], "interpolation": "nearest"}
+            axis.imshow(image[(*box, z)].T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), **shape)
+            if overlay is not None:
+                axis.imshow(_colour(overlay[(*box, z)], labels).swapaxes(0, 1), **shape)
+            axis.set_axis_off()
+            if line is axes[0]:
+                axis.set_title(heading, fontsize=9)
+        which = f"slice {z + 1}/{truth.shape[-1]}"
+        box_style = {"facecolor": "black", "linewidth": 0, "pad": 1.5}
+        line[0].text(0.03, 0.03, which, color="w", fontsize=7, transform=line[0].transAxes, bbox=box_style)
+    figure.suptitle(title, fontsize=10)
+    handles = [Patch(color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(labels)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def _colour(label_map: np.ndarray, labels: Mapping[str, int], alpha: float = 0.55) -> np.ndarray:
+    picture = np.zeros((*label_map.shape, 4))
+    for i, value in enumerate(labels.values()):
+        picture[label_map == value] = to_rgba(COLOURS[i % len(COLOURS)], alpha)
+    return picture

@@ -1,0 +1,94 @@
+"""Collects the scores of an evaluation run and writes its results; a handler for a MONAI evaluator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data.utils import affine_to_spacing
+
+from fcl.evaluation.metrics import CaseScore, score_volume
+from fcl.evaluation.overlays import choose_cases, draw_case
+from fcl.evaluation.table import print_summary, summarise, write_csv, write_summary
+
+logger = logging.getLogger(__name__)
+
+
+class ScoreRecorder:
+    """Scores each prediction on the volume's native grid; at the end writes ``scores.csv``, ``summary.json`` and pictures.
+
+    Expects decollated output with ``pred`` (1, H, W, D), a label map on the native grid, and in the batch ``truth`` of the same
+    shape and ``volume``. ``engine.state.metrics["mean_dice"]`` is set at the end.
+
+    Args:
+        data: the dataset's items (``image``, ``truth``, ``volume``, ``patient``, ``phase``).
+        labels: class name to value.
+        output_dir: folder for the results; made when missing.
+        predictions_dir: where the predicted label maps were written, ``<volume>.nii.gz``; the pictures are drawn from them.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        labels: Mapping[str, int],
+        output_dir: str | Path,
+        predictions_dir: str | Path,
+    ) -> None:
+        self.items = {item["volume"]: item for item in data}
+        self.labels = dict(labels)
+        self.output_dir = Path(output_dir)
+        self.predictions_dir = Path(predictions_dir)
+        self.scores: list[CaseScore] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the evaluator."""
+        engine.add_event_handler(Events.STARTED, self._clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _clear(self, engine: Engine) -> None:
+        self.scores = []
+
+    def _score(self, engine: Engine) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            truth, item = batch["truth"], self.items[batch["volume"]]
+            classes = score_volume(
+                torch.as_tensor(output["pred"])[0].cpu().long(),
+                torch.as_tensor(truth)[0].cpu().long(),
+                affine_to_spacing(truth.affine).tolist(),
+                self.labels,
+            )
+            self.scores.append(CaseScore(item["volume"], item["patient"], item["phase"], classes))
+
+    def _write(self, engine: Engine) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        summary = summarise(self.scores)
+        write_csv(self.scores, self.output_dir / "scores.csv")
+        write_summary(summary, self.output_dir / "summary.json")
+        for rank, case in choose_cases(self.scores).items():
+            self._draw(rank, case)
+        print_summary(summary)
+        logger.info("scores, summary and pictures are in %s", self.output_dir)
+        if summary["mean_dice"] is not None:
+            engine.state.metrics["mean_dice"] = summary["mean_dice"]
+
+    def _draw(self, rank: str, case: CaseScore) -> None:
+        item = self.items[case.case]
+        image, truth, prediction = (
+            nib.load(file) for file in (item["image"], item["truth"], self.predictions_dir / f"{case.case}.nii.gz")
+        )
+        scores = "  ".join(f"{name} {score.dice:.2f}" for name, score in case.classes.items())
+        draw_case(
+            np.asarray(image.dataobj, dtype=np.float32),
+            *(np.asarray(part.dataobj).astype(np.uint8) for part in (truth, prediction)),
+            spacing=image.header.get_zooms()[:3],
+            labels=self.labels,
+            title=f"{rank}: {case.case} {case.phase}   Dice {scores}",
+            path=self.output_dir / f"overlay_{rank}_{case.case}.png",
+        )

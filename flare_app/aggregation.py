@@ -1,0 +1,142 @@
+"""Federated averaging as pure maths: what a site's update must look like, and the weighted mean of the updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+_Answer = tuple[Mapping[str, Tensor], int]  # update and count
+
+_SHOWN = 3  # names that a message lists before it says how many more there are
+
+
+def tensor_spec(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name to ``"dtype shape"`` of every tensor: two sites agree on an architecture when these are equal."""
+    return {name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in sorted(weights.items())}
+
+
+def spec_difference(expected: Mapping[str, str], got: Mapping[str, str]) -> str | None:
+    """How ``got`` differs from ``expected``, in words; None when it does not."""
+    missing = sorted(expected.keys() - got.keys())
+    unknown = sorted(got.keys() - expected.keys())
+    both = sorted(expected.keys() & got.keys())
+    other = [f"{name} is {got[name]}, not {expected[name]}" for name in both if got[name] != expected[name]]
+    parts = []
+    if missing:
+        parts.append(f"missing {_some(missing)}")
+    if unknown:
+        parts.append(f"unknown {_some(unknown)}")
+    if other:
+        parts.append(_some(other))
+    return "; ".join(parts) or None
+
+
+def update_problem(
+    update: Mapping[str, Tensor], count: object, spec: Mapping[str, str], max_norm: float | None = None
+) -> str | None:
+    """Why an update must not enter the average; None when it may.
+
+    Args:
+        update: difference to the global weights, by name.
+        count: slices that the site trained on.
+        spec: :func:`tensor_spec` of the global weights.
+        max_norm: largest L2 norm over all tensors that is accepted; None accepts any finite one.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
+        return f"it trained on {count!r} slices"
+    difference = spec_difference(spec, tensor_spec(update))
+    if difference:
+        return f"its tensors do not fit the global weights: {difference}"
+    broken = sorted(name for name, tensor in update.items() if not torch.isfinite(tensor).all())
+    if broken:
+        return f"NaN or infinite values in {_some(broken)}"
+    if max_norm is not None:
+        norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in update.values()))
+        if norm > max_norm:
+            return f"the norm of its update is {norm:.4g}, above the limit of {max_norm:.4g}"
+    return None
+
+
+class RunningAverage:
+    """Mean of updates weighted by counts, in float64, folded in the order of the site names whenever they arrive.
+
+    Sums of floats depend on their order; with this one a repeated run gives the same bits although sites answer in
+    another order. An update waits in memory only until all sites before it have answered.
+
+    Args:
+        sites: all sites that may answer.
+    """
+
+    def __init__(self, sites: Iterable[str]) -> None:
+        self._pending = sorted(sites)
+        self._held: dict[str, _Answer] = {}
+        self._sum: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, site: str, update: Mapping[str, Tensor], count: int) -> None:
+        """Take the update of ``site``.
+
+        Raises:
+            KeyError: when the site is unknown or has answered before.
+        """
+        if site not in self._pending or site in self._held:
+            raise KeyError(f"site {site!r} is not expected or has answered before")
+        self._held[site] = (update, count)
+        while self._pending and self._pending[0] in self._held:
+            self._fold(self._held.pop(self._pending.pop(0)))
+
+    def mean(self) -> dict[str, Tensor]:
+        """The weighted mean over those added; nothing can be added afterwards.
+
+        Raises:
+            ValueError: when nothing was added.
+        """
+        for site in self._pending:
+            self._fold(self._held.pop(site, None))
+        self._pending = []
+        if self.count == 0:
+            raise ValueError("no update was added: there is nothing to average")
+        return {name: total / self.count for name, total in self._sum.items()}
+
+    def _fold(self, answer: _Answer | None) -> None:
+        if answer is None:
+            return
+        update, count = answer
+        self.count += count
+        for name, tensor in update.items():
+            term = tensor.to(torch.float64) * count
+            self._sum[name] = self._sum[name].add_(term) if name in self._sum else term
+
+
+def apply_update(weights: Mapping[str, Tensor], update: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights + update`` in float64, given back in the dtype of each weight (integers are rounded)."""
+    result = {}
+    for name, weight in weights.items():
+        value = weight.to(torch.float64) + update[name]
+        result[name] = (value if weight.is_floating_point() else value.round()).to(weight.dtype)
+    return result
+
+
+def weighted_mean(reports: Mapping[str, tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+    """Mean of each metric over the sites that report it, weighted by their counts.
+
+    Args:
+        reports: site to (count, metrics).
+    """
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for site in sorted(reports):
+        count, metrics = reports[site]
+        for name, value in metrics.items():
+            sums[name] = sums.get(name, 0.0) + count * value
+            counts[name] = counts.get(name, 0.0) + count
+    return {name: sums[name] / counts[name] for name in sums if counts[name] > 0}
+
+
+def _some(items: Iterable[str]) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more

@@ -1,0 +1,141 @@
+"""How features travel between sites: which, by which route, in what form, and what is accepted on arrival.
+
+Letters: M shared rows, D feature length, S partitions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from nvflare.apis.dxo import DXO
+from torch import Tensor
+
+from fcl.federation import FeatureSet
+
+FEATURES = "FCL_FEATURES"  # data kind of a payload of features: filters recognise it by this name
+
+KINDS = ("none", "prototypes", "features")
+ROUTES = ("peer", "relay")
+
+# Half precision rounds each entry to 11 bits, so a unit row of any length keeps its norm to well within this.
+_NORM_TOLERANCE = 1e-2
+
+
+class ExchangeError(ValueError):
+    """Features that are not accepted."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What sites show each other in a round.
+
+    Args:
+        kind: ``"none"``, ``"prototypes"`` (the mean feature of each partition) or ``"features"`` (rows of the bank).
+        route: ``"peer"``: sites pull from each other, end-to-end encrypted in a provisioned system; ``"relay"``: the
+            server collects and forwards, and can read them.
+
+    Raises:
+        ValueError: on another kind or route.
+    """
+
+    kind: str = "none"
+    route: str = "peer"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"exchange must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.route not in ROUTES:
+            raise ValueError(f"route must be one of {', '.join(ROUTES)}, got {self.route!r}")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything but weights is exchanged."""
+        return self.kind != "none"
+
+    @property
+    def relayed(self) -> bool:
+        """Whether the features pass through the server in a form that it can read."""
+        return self.active and self.route == "relay"
+
+    def refusal(self, secure: bool, simulated: bool) -> str | None:
+        """Why this exchange must not run here; None when it may.
+
+        Args:
+            secure: whether the system is provisioned with certificates.
+            simulated: whether this is FLARE's simulator, where nothing leaves the machine.
+        """
+        if self.active and self.route == "peer" and not secure and not simulated:
+            return (
+                "features between peers need a provisioned system, since without certificates they would cross the "
+                "server in clear: provision with mutual TLS, or run with exchange 'none'"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a received set must keep to.
+
+    Args:
+        feature_length: D of this site's own features.
+        partitions: S.
+        max_rows: most rows taken from one peer in a round.
+    """
+
+    feature_length: int
+    partitions: int
+    max_rows: int
+
+
+def encode(features: FeatureSet, kind: str, round_number: int) -> DXO:
+    """A payload of its own (no memory shared with ``features``, so that filters may edit it in place).
+
+    Rows travel in half precision, partitions as int16.
+    """
+    return DXO(
+        FEATURES,
+        data={
+            "features": features.features.detach().to("cpu", torch.float16, copy=True).contiguous(),
+            "partition": features.partition.detach().to("cpu", torch.int16, copy=True).contiguous(),
+        },
+        meta={"kind": kind, "round": round_number},
+    )
+
+
+def decode(dxo: DXO, kind: str, round_number: int, limits: Limits) -> FeatureSet:
+    """Features of a payload, as float32 rows of norm 1.
+
+    Raises:
+        ExchangeError: when the payload is not what was asked for, or breaks a limit.
+    """
+    if dxo.data_kind != FEATURES:
+        raise ExchangeError(f"expected a payload of kind {FEATURES}, got {dxo.data_kind}")
+    got = (dxo.get_meta_prop("kind"), dxo.get_meta_prop("round"))
+    if got != (kind, round_number):
+        raise ExchangeError(f"expected {kind} of round {round_number}, got {got[0]} of round {got[1]}")
+    if set(dxo.data) != {"features", "partition"}:
+        raise ExchangeError(f"expected the tensors features and partition, got {sorted(map(str, dxo.data))}")
+    rows_MD, partition_M = dxo.data["features"], dxo.data["partition"]
+    if not isinstance(rows_MD, Tensor) or not isinstance(partition_M, Tensor):
+        raise ExchangeError(f"expected tensors, got {type(rows_MD).__name__} and {type(partition_M).__name__}")
+    if rows_MD.ndim != 2 or rows_MD.shape[1] != limits.feature_length:
+        raise ExchangeError(f"expected features of shape (rows, {limits.feature_length}), got {tuple(rows_MD.shape)}")
+    if partition_M.shape != rows_MD.shape[:1] or partition_M.is_floating_point():
+        raise ExchangeError(
+            f"expected one whole number per row as partition, got shape {tuple(partition_M.shape)} of "
+            f"{partition_M.dtype} for {len(rows_MD)} rows"
+        )
+    if len(rows_MD) > limits.max_rows:
+        raise ExchangeError(f"{len(rows_MD)} rows, more than the {limits.max_rows} accepted from one site")
+    rows_MD, partition_M = rows_MD.float(), partition_M.long()
+    if not torch.isfinite(rows_MD).all():
+        raise ExchangeError("features hold NaN or infinite values")
+    norm_M = rows_MD.norm(dim=1, keepdim=True)
+    if ((norm_M - 1).abs() > _NORM_TOLERANCE).any():
+        raise ExchangeError(f"features are not of unit norm: from {norm_M.min():.4g} to {norm_M.max():.4g}")
+    if ((partition_M < 0) | (partition_M >= limits.partitions)).any():
+        raise ExchangeError(
+            f"partitions from {partition_M.min()} to {partition_M.max()}, outside 0 to {limits.partitions - 1}"
+        )
+    return FeatureSet(rows_MD / norm_M, partition_M)

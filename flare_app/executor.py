@@ -1,0 +1,360 @@
+"""One site of the federation: hosts one bundle workflow for the life of the job and does what the server asks."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.dxo import DataKind, from_dict, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
+from nvflare.app_opt.pt.decomposers import TensorDecomposer
+from nvflare.fuel.utils import fobs
+from torch import Tensor
+
+from fcl.federation import FeatureSet, Participant, TrainReport
+from flare_app.aggregation import tensor_spec
+from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode
+from flare_app.peers import Peers
+from flare_app.protocol import (
+    Header,
+    SiteError,
+    TaskName,
+    refusal,
+    tensor_bytes,
+    tensors_of,
+    with_report,
+    with_tensors,
+)
+from flare_app.site import SiteSettings, read_settings, site_seed
+from flare_app.state import SiteState, SiteStates, random_state, seed_everything, set_random_state
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What peers may pull in a round; replaced as a whole, never changed."""
+
+    round: int
+    kind: str
+    features: FeatureSet
+
+
+class FCLExecutor(Executor):
+    """Runs the bundle's participant through the rounds; its network, optimizer, bank and caches live between them.
+
+    Args:
+        config: the bundle's config files, merged in order, relative to its folder.
+        data: overlay that says how to read the data, where a site's own settings name no other.
+        overrides: config keys to set at every site, e.g. ``{"trainer::max_epochs": 2}``.
+        seed: of the job; each site derives its own from it.
+        bundle_root: the bundle's folder; None takes the one that the package ``fcl`` lies in.
+        checkpoint_dir: where this site keeps its state after each round so that a job can resume: relative to the
+            site's workspace, or absolute (the site's name is appended). None keeps nothing.
+        peer_timeout_s: how long to wait in a round for the features of all peers together.
+        max_feature_rows: most rows taken from one peer in a round.
+    """
+
+    # FLARE's export leaves out what has its default value; whoever reads a job shall see all of it.
+    _always_serialize_args = (
+        "config",
+        "data",
+        "overrides",
+        "seed",
+        "bundle_root",
+        "checkpoint_dir",
+        "peer_timeout_s",
+        "max_feature_rows",
+    )
+
+    def __init__(
+        self,
+        config: list[str],
+        data: str | None = "phantom",
+        overrides: dict[str, Any] | None = None,
+        seed: int = 0,
+        bundle_root: str | None = None,
+        checkpoint_dir: str | None = None,
+        peer_timeout_s: float = 120.0,
+        max_feature_rows: int = 65536,
+    ) -> None:
+        super().__init__()
+        if not config:
+            raise ValueError("config must name at least one config file of the bundle, e.g. ['configs/pretrain.json']")
+        if peer_timeout_s <= 0 or max_feature_rows <= 0:
+            raise ValueError(
+                f"peer_timeout_s and max_feature_rows must be positive, got {peer_timeout_s} and {max_feature_rows}"
+            )
+        self.config = config
+        self.data = data
+        self.overrides = overrides
+        self.seed = seed
+        self.bundle_root = bundle_root
+        self.checkpoint_dir = checkpoint_dir
+        self.peer_timeout_s = peer_timeout_s
+        self.max_feature_rows = max_feature_rows
+        self._site = ""
+        self._exchange = Exchange()
+        self._limits = Limits(0, 0, max_feature_rows)
+        self._peers = Peers(peer_timeout_s)
+        self._workflow: Any = None
+        self._participant: Participant | None = None
+        self._configuration: dict[str, Any] = {}
+        self._global: dict[str, Tensor] = {}
+        self._published: _Published | None = None
+        self._states: SiteStates | None = None
+        self._tasks: dict[str, Callable[[Shareable, FLContext, Signal], Shareable]] = {
+            TaskName.INITIALIZE: self._initialize,
+            TaskName.INITIAL_WEIGHTS: self._initial_weights,
+            TaskName.SHARE: self._share,
+            TaskName.TRAIN: self._train,
+            TaskName.VALIDATE: self._validate,
+            TaskName.GET_FEATURES: self._get_features,
+        }
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        if event_type == EventType.ABOUT_TO_START_RUN:
+            # Without it FLARE serialises tensors as empty ones, silently.
+            fobs.register(TensorDecomposer)
+        elif event_type == EventType.START_RUN:
+            self._peers.start(fl_ctx)
+        elif event_type == EventType.END_RUN and self._workflow is not None:
+            self._workflow.finalize()
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        task = self._tasks.get(task_name)
+        if task is None:
+            return make_reply(ReturnCode.TASK_UNKNOWN)
+        self._site = fl_ctx.get_identity_name()
+        try:
+            return task(shareable, fl_ctx, abort_signal)
+        except SiteError as error:
+            reason, cause = str(error), error.__cause__
+        except Exception as error:
+            # Its text may name paths or patients: the server learns the kind of error, this site's log the rest.
+            reason, cause = f"{type(error).__name__} in task {task_name!r}, see the log of {self._site}", error
+        self.logger.error(f"{self._site}: {reason}", exc_info=cause)
+        if cause is not None:
+            self.logger.error(f"{self._site}: {_root(cause)}")
+        return refusal(reason)
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    def _initialize(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        self._exchange = Exchange(task.get_header(Header.EXCHANGE), task.get_header(Header.ROUTE))
+        secure = bool(fl_ctx.get_prop(FLContextKey.SECURE_MODE, False))
+        simulated = bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
+        refused = self._exchange.refusal(secure, simulated)
+        if refused:
+            raise SiteError(refused)
+        if self._participant is None:
+            self._open(fl_ctx, threads=_share_of_cores(task.get_header(Header.SITES)) if simulated else None)
+        participant = self._ready()
+        described = participant.describe()
+        if self._exchange.active and participant.shares_features:
+            length, partitions = int(described["feature_length"]), int(described["partitions"])
+            self._limits = Limits(length, partitions, self.max_feature_rows)
+        pretrained = tensors_of(task, DataKind.WEIGHTS)
+        if pretrained:
+            self._load_pretrained(participant, pretrained)
+        resumed_round = self._resume(participant, int(task.get_header(Header.RESUME_ROUND, 0)))
+        return with_report(
+            {
+                **self._configuration,
+                "spec": tensor_spec(participant.weights()),
+                "shares_features": participant.shares_features,
+                "resumed_round": resumed_round,
+                "description": dict(described),
+            }
+        )
+
+    def _initial_weights(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        return with_tensors(DataKind.WEIGHTS, self._ready().weights())
+
+    def _share(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        participant, kind = self._ready(), self._exchange.kind
+        round_number = self._begin_round(participant, task)
+        features = participant.publish(kind)  # type: ignore[arg-type]
+        self._published = _Published(round_number, kind, features)
+        if self._exchange.relayed:
+            return encode(features, kind, round_number).to_shareable()
+        return with_report({"rows": len(features)})
+
+    def _get_features(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        # Runs beside this site's own training, on another thread: it reads nothing but the published snapshot.
+        published, round_number = self._published, task.get_header(Header.ROUND)
+        if published is None or published.round != round_number:
+            raise SiteError(f"no features of round {round_number} are published here")
+        return encode(published.features, published.kind, published.round).to_shareable()
+
+    def _train(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        participant, started = self._ready(), time.monotonic()
+        received: dict[str, int] = {}
+        if self._exchange.active:
+            received = self._receive(participant, task, fl_ctx, abort_signal)
+        else:
+            self._begin_round(participant, task)
+        round_number = int(task.get_header(Header.ROUND))
+        validation = _finite(participant.validate() if task.get_header(Header.VALIDATE, False) else {})
+        result = participant.train(lambda: bool(abort_signal.triggered))
+        metrics = _finite(result.metrics)
+        self._save(participant, round_number + 1)
+        self._stream(metrics, validation, round_number, fl_ctx)
+        report = {
+            "count": int(result.count),
+            "metrics": metrics,
+            "validation": validation,
+            "features_received": received,
+            "seconds": time.monotonic() - started,
+        }
+        return with_tensors(DataKind.WEIGHT_DIFF, self._difference(result), report)
+
+    def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        participant = self._ready()
+        round_number = self._begin_round(participant, task)
+        validation = _finite(participant.validate())
+        self._stream({}, validation, round_number, fl_ctx)
+        return with_report({"validation": validation})
+
+    # -- parts of tasks ------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> Participant:
+        if self._participant is None:
+            raise SiteError(
+                "this process holds no state of the job: it was started anew between two tasks. "
+                "The simulator does so with fewer threads than clients: run it with -t equal to -n"
+            )
+        return self._participant
+
+    def _open(self, fl_ctx: FLContext, threads: int | None) -> None:
+        from flare_app.workflow import bundle_folder, config_files, config_hash, open_workflow  # MONAI takes seconds
+
+        workspace, job_id = fl_ctx.get_engine().get_workspace(), fl_ctx.get_job_id()
+        settings: SiteSettings = read_settings(self._site, workspace.get_site_config_dir())
+        threads = settings.threads or threads
+        if threads is not None:
+            torch.set_num_threads(threads)
+        root = bundle_folder(self.bundle_root)
+        files = config_files(root, self.config, settings.data or self.data)
+        seed = site_seed(self.seed, self._site)
+        seed_everything(seed)
+        overrides = {
+            "seed": seed,
+            "site": self._site,
+            "output_dir": str(Path(workspace.get_run_dir(job_id)) / "fcl"),
+            **(self.overrides or {}),
+            **settings.overrides(),
+        }
+        self._configuration = {
+            "config_hash": config_hash(root, self.config, self.overrides or {}, self.seed),
+            "settings": {"config": self.config, "overrides": self.overrides or {}, "seed": self.seed},
+        }
+        if self.checkpoint_dir is not None:
+            folder = Path(self.checkpoint_dir)
+            folder = folder / self._site if folder.is_absolute() else Path(workspace.get_root_dir()) / folder
+            self._states = SiteStates(folder)
+        self.logger.info(f"{self._site}: opening {', '.join(file.name for file in files)} with seed {seed}")
+        self._workflow, self._participant = open_workflow(root, files, overrides)
+
+    def _load_pretrained(self, participant: Participant, weights: dict[str, Tensor]) -> None:
+        load = getattr(participant, "load_pretrained", None)
+        if load is None:
+            raise SiteError(f"{self.config[0]} takes no pre-trained weights: run the job without --pretrained")
+        try:
+            load(weights)
+        except ValueError as error:
+            raise SiteError(f"the pre-trained weights do not fit the network of {self.config[0]}") from error
+
+    def _resume(self, participant: Participant, round_number: int) -> int:
+        """Restore the state after ``round_number`` rounds; gives the round of the state found, 0 for none."""
+        if self._states is None:
+            return 0
+        if round_number == 0:
+            self._states.clear()
+            return 0
+        state = self._states.load(round_number)
+        if state is None:
+            self.logger.warning(f"{self._site}: no saved state, this site begins afresh in round {round_number}")
+            return 0
+        if state.round != round_number:
+            self.logger.warning(f"{self._site}: the newest saved state is of round {state.round}, not {round_number}")
+        participant.load_state_dict(state.participant)
+        set_random_state(state.rng)
+        return state.round
+
+    def _save(self, participant: Participant, rounds: int) -> None:
+        if self._states is not None:
+            self._states.save(SiteState(rounds, participant.state_dict(), random_state()))
+
+    def _begin_round(self, participant: Participant, task: Shareable) -> int:
+        self._global = tensors_of(task, DataKind.WEIGHTS)
+        round_number = int(task.get_header(Header.ROUND))
+        participant.begin_round(round_number, int(task.get_header(Header.TOTAL_ROUNDS)), self._global)
+        return round_number
+
+    def _receive(
+        self, participant: Participant, task: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> dict[str, int]:
+        """Take the peers' features, in the order of their names; gives the bytes that came from each."""
+        round_number = int(task.get_header(Header.ROUND))
+        if self._published is None or self._published.round != round_number:
+            raise SiteError(f"round {round_number} was not begun at this site")
+        if self._exchange.relayed:
+            payloads = {site: from_dict(entry) for site, entry in from_shareable(task).data.items()}
+        else:
+            peers = [peer for peer in task.get_header(Header.PEERS) if peer != self._site]
+            payloads = self._peers.pull(peers, round_number, fl_ctx, abort_signal)
+        received = {}
+        for peer in sorted(payloads):
+            try:
+                features = decode(payloads[peer], self._exchange.kind, round_number, self._limits)
+            except ExchangeError as error:
+                self.logger.warning(f"{self._site}: features from {peer} are not accepted: {error}")
+                continue
+            participant.receive(peer, features, round_number)
+            received[peer] = tensor_bytes(payloads[peer].data)
+        return received
+
+    def _difference(self, result: TrainReport) -> dict[str, Tensor]:
+        if result.weights.keys() != self._global.keys():
+            raise SiteError("the tensors after training are not those that the round began with")
+        return {name: (weight - self._global[name]).contiguous() for name, weight in result.weights.items()}
+
+    def _stream(
+        self, metrics: Mapping[str, float], validation: Mapping[str, float], step: int, fl_ctx: FLContext
+    ) -> None:
+        """To TensorBoard at the server; ``count`` is a weight, not a measurement."""
+        tags = {**metrics, **{f"validation/{name}": value for name, value in validation.items() if name != "count"}}
+        for name, value in tags.items():
+            dxo = create_analytic_dxo(tag=name, value=value, data_type=AnalyticsDataType.SCALAR, global_step=step)
+            send_analytic_dxo(self, dxo=dxo, fl_ctx=fl_ctx)
+
+
+def _share_of_cores(sites: list[str]) -> int | None:
+    """Threads for one of many site processes on this machine; None when the environment has chosen already."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    return max(1, torch.get_num_threads() // len(sites))
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Plain finite numbers: numpy scalars would not travel, NaN is no JSON."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause; MONAI wraps what a component raised in a long message about the component."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -1,0 +1,248 @@
+"""The jobs, each defined once: exported as folders that FLARE runs as they are, or run here in FLARE's simulator.
+
+Examples:
+    python -m flare_app.job run fcl_pretrain --sites 4 --workspace runs/pretrain --rounds 5
+    python -m flare_app.job run fcl_pretrain --sites 4 --workspace runs/alone --exchange none --seed 1
+    python -m flare_app.job run finetune --sites 4 --workspace runs/finetune \\
+        --pretrained runs/pretrain/server/simulate_job/fcl/last.pt --set annotated=1
+    python -m flare_app.job run fcl_pretrain --workspace runs/long --rounds 50 --checkpoint-dir runs/state --resume
+    python -m flare_app.job export fcl_pretrain --out jobs
+    nvflare simulator jobs/fcl_pretrain -n 4 -t 4 -w runs/pretrain
+
+From Python, in any of FLARE's environments:
+    SimEnv(num_clients=4).deploy(build_job(JOBS["fcl_pretrain"]))
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flare_app.site import SETTINGS_VARIABLE
+
+if TYPE_CHECKING:
+    from nvflare.job_config.api import FedJob
+
+# A site asks for its next task this often (s); FLARE's 2 s would pace the short rounds of a simulation.
+_TASK_REQUEST_INTERVAL = 0.2
+
+RESULTS = Path("server/simulate_job/fcl")  # within a workspace of the simulator
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """All that a job can be told.
+
+    Args:
+        name: of the job and its folder.
+        config: the bundle's config files, in order of merging.
+        data: overlay in the bundle's ``configs/data`` for sites that name none themselves.
+        overrides: config keys set at every site.
+        seed: of the job.
+        bundle_root: see :class:`flare_app.executor.FCLExecutor`.
+
+    The others are those of :class:`flare_app.controller.FCLController`.
+    """
+
+    name: str
+    config: tuple[str, ...]
+    data: str | None = "phantom"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    rounds: int = 10
+    min_sites: int = 2
+    exchange: str = "none"
+    route: str = "peer"
+    task_timeout_s: int = 3600
+    validate_every: int = 1
+    best_metric: str | None = None
+    pretrained: str | None = None
+    checkpoint_dir: str | None = None
+    resume: bool = False
+    bundle_root: str | None = None
+
+
+JOBS = {
+    "fcl_pretrain": JobSettings("fcl_pretrain", ("configs/pretrain.json",), exchange="features"),
+    "finetune": JobSettings("finetune", ("configs/finetune.json",), best_metric="mean_dice"),
+}
+
+
+def build_job(settings: JobSettings) -> FedJob:
+    """The job, for FLARE to export or to run in any environment."""
+    from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
+    from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
+    from nvflare.job_config.api import FedJob
+
+    from flare_app.controller import FCLController
+    from flare_app.executor import FCLExecutor
+    from flare_app.protocol import TaskName
+
+    job = FedJob(name=settings.name, min_clients=settings.min_sites)
+    # FLARE would copy what it finds by following imports, which misses most of a package.
+    job.set_app_packages(["flare_app", "fcl"])
+    job.to_server(
+        FCLController(
+            num_rounds=settings.rounds,
+            min_sites=settings.min_sites,
+            exchange=settings.exchange,
+            route=settings.route,
+            task_timeout_s=settings.task_timeout_s,
+            validate_every=settings.validate_every,
+            best_metric=settings.best_metric,
+            pretrained=settings.pretrained,
+            checkpoint_dir=settings.checkpoint_dir,
+            resume=settings.resume,
+        ),
+        id="controller",
+    )
+    job.to_server(TBAnalyticsReceiver(events=["fed.analytix_log_stats"]), id="tensorboard")
+    job.to_server({"server": {"task_request_interval": _TASK_REQUEST_INTERVAL}})
+    job.to_clients(
+        FCLExecutor(
+            config=list(settings.config),
+            data=settings.data,
+            overrides=dict(settings.overrides) or None,
+            seed=settings.seed,
+            bundle_root=settings.bundle_root,
+            checkpoint_dir=settings.checkpoint_dir,
+        ),
+        tasks=list(TaskName.ALL),
+    )
+    job.to_clients(ConvertToFedEvent(events_to_convert=["analytix_log_stats"]), id="metrics_to_server")
+    job.add_file_to_clients(str(Path(__file__).parent / "job_custom"), app_folder_type="custom")
+    return job
+
+
+def export_job(settings: JobSettings, out: Path, self_contained: bool = False) -> Path:
+    """Write the job folder ``out/<name>``; one that was exported there before is replaced.
+
+    Args:
+        settings: of the job.
+        out: the folder that holds job folders.
+        self_contained: copy the bundle's configs and both packages into the job; sites need only their dependencies.
+    """
+    build_job(settings).export_job(str(out))
+    folder = out / settings.name
+    if self_contained:
+        import fcl
+
+        custom = folder / "app" / "custom"
+        (custom / "README.md").unlink()
+        # Side by side, as in the bundle: fcl finds configs/ beside itself.
+        for source in (fcl.bundle_root() / "configs", fcl.bundle_root() / "fcl", Path(__file__).parent):
+            shutil.copytree(source, custom / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def run_job(settings: JobSettings, sites: int, workspace: Path, log: str | None = None) -> int:
+    """Run the job in FLARE's simulator, with a process for each site; gives FLARE's exit code, 0 when all went well."""
+    # One thread for each site: with fewer the simulator restarts the sites' processes, and they lose their state.
+    return int(build_job(settings).simulator_run(str(workspace), n_clients=sites, threads=sites, log_config=log) or 0)
+
+
+def _settings(arguments: argparse.Namespace) -> JobSettings:
+    settings = JOBS[arguments.job]
+    given = {
+        name: getattr(arguments, name)
+        for name in (
+            "rounds",
+            "exchange",
+            "route",
+            "seed",
+            "data",
+            "min_sites",
+            "task_timeout_s",
+            "validate_every",
+            "checkpoint_dir",
+            "bundle_root",
+        )
+    }
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    method = (f"configs/methods/{arguments.method}.json",) if arguments.method else ()
+    # The simulator runs in its own workspace: a path relative to this folder would point elsewhere there.
+    pretrained = str(Path(arguments.pretrained).resolve()) if arguments.pretrained else None
+    return replace(
+        settings,
+        config=settings.config + method,
+        overrides=dict(arguments.set),
+        pretrained=pretrained,
+        resume=arguments.resume,
+    )
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("job", choices=sorted(JOBS))
+    options.add_argument("--rounds", type=int, metavar="N", help="rounds in all")
+    options.add_argument("--exchange", choices=("none", "prototypes", "features"), help="what sites show each other")
+    options.add_argument("--route", choices=("peer", "relay"), help="between sites, or through the server")
+    options.add_argument("--method", metavar="NAME", help="overlay in the bundle's configs/methods")
+    options.add_argument("--data", metavar="NAME", help="overlay in the bundle's configs/data (phantom)")
+    options.add_argument(
+        "--set", type=_key_value, action="append", default=[], metavar="KEY=VALUE", help="config key, set at all sites"
+    )
+    options.add_argument("--seed", type=int, metavar="N")
+    options.add_argument("--min-sites", type=int, metavar="N", help="fewer accepted results in a round end the job (2)")
+    options.add_argument("--task-timeout-s", type=int, metavar="S", help="wait for results this long (3600)")
+    options.add_argument("--validate-every", type=int, metavar="N", help="rounds between validations (1; 0: never)")
+    options.add_argument("--pretrained", metavar="FILE", help="checkpoint to start from, read at the server")
+    options.add_argument("--checkpoint-dir", metavar="DIR", help="keep what a later --resume needs")
+    options.add_argument("--resume", action="store_true", help="go on from the checkpoints in --checkpoint-dir")
+    options.add_argument("--bundle-root", metavar="DIR", help="another bundle than the installed one")
+    parser = argparse.ArgumentParser(
+        prog="python -m flare_app.job", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export", parents=[options], help="write the job folder")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that will hold the job folder")
+    export.add_argument("--self-contained", action="store_true", help="with the code inside")
+    run = commands.add_parser("run", parents=[options], help="run in FLARE's simulator")
+    run.add_argument("--sites", type=int, default=4, metavar="N", help="clients, named site-1 to site-N (4)")
+    run.add_argument("--workspace", type=Path, required=True, metavar="DIR", help="emptied first, but for its local/")
+    run.add_argument("--site-settings", type=Path, metavar="FILE", help="fcl_site.json for all; may hold {SITE_NAME}")
+    run.add_argument("--log", choices=("concise", "msg_only", "full", "verbose"), help="FLARE's logging")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; gives the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    settings = _settings(arguments)
+    if arguments.resume and not arguments.checkpoint_dir:
+        parser.error("--resume needs --checkpoint-dir")
+    if arguments.command == "export":
+        print(export_job(settings, arguments.out, arguments.self_contained))
+        return 0
+    if arguments.site_settings is not None:
+        os.environ[SETTINGS_VARIABLE] = str(arguments.site_settings.resolve())
+    if settings.checkpoint_dir is not None:
+        settings = replace(settings, checkpoint_dir=str(Path(settings.checkpoint_dir).resolve()))
+    settings = replace(settings, min_sites=min(settings.min_sites, arguments.sites))
+    workspace = arguments.workspace.resolve()
+    code = run_job(settings, arguments.sites, workspace, arguments.log)
+    results = Path(settings.checkpoint_dir) / "server" if settings.checkpoint_dir else workspace / RESULTS
+    print(f"global weights and log of rounds: {results}" if code == 0 else f"the job failed (code {code}), see above")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The words that server and sites use between them: task names, headers and the shape of replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.app_constant import AppConstants
+from torch import Tensor
+
+
+class TaskName:
+    """What a site can be asked to do."""
+
+    INITIALIZE = "initialize"
+    INITIAL_WEIGHTS = "initial_weights"
+    SHARE = "share"
+    TRAIN = "train"
+    VALIDATE = "validate"
+    GET_FEATURES = "get_features"  # asked by a peer, never by the server
+
+    ALL = (INITIALIZE, INITIAL_WEIGHTS, SHARE, TRAIN, VALIDATE, GET_FEATURES)
+
+
+class Header:
+    """Headers of tasks and replies; they stay in place when a filter rewrites the payload."""
+
+    ROUND = AppConstants.CURRENT_ROUND
+    TOTAL_ROUNDS = AppConstants.NUM_ROUNDS
+    SITES = "fcl_sites"
+    EXCHANGE = "fcl_exchange"
+    ROUTE = "fcl_route"
+    PEERS = "fcl_peers"
+    RESUME_ROUND = "fcl_resume_round"
+    VALIDATE = "fcl_validate"
+    REASON = "fcl_reason"
+
+
+class SiteError(Exception):
+    """A failure whose message may leave the site: it names no path, file or patient."""
+
+
+_REPORT = "report"
+
+
+def refusal(reason: str) -> Shareable:
+    """The reply of a site that could not do a task; ``reason`` must be fit to leave the site."""
+    return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers={Header.REASON: reason})
+
+
+def reason_of(reply: Shareable) -> str:
+    """Why a reply is no result."""
+    return str(reply.get_header(Header.REASON) or reply.get_return_code())
+
+
+def with_tensors(kind: str, tensors: Mapping[str, Tensor], report: Mapping[str, Any] | None = None) -> Shareable:
+    """A payload of tensors, with plain numbers and strings beside it."""
+    return DXO(kind, data=dict(tensors), meta={_REPORT: dict(report or {})}).to_shareable()
+
+
+def with_report(report: Mapping[str, Any]) -> Shareable:
+    """A payload of plain numbers and strings alone."""
+    return DXO(DataKind.METRICS, data=dict(report)).to_shareable()
+
+
+def report_of(payload: Shareable) -> dict[str, Any]:
+    """The plain part of a payload."""
+    dxo = from_shareable(payload)
+    return dict(dxo.data) if dxo.data_kind == DataKind.METRICS else dict(dxo.get_meta_prop(_REPORT, {}))
+
+
+def tensors_of(payload: Shareable, kind: str) -> dict[str, Tensor]:
+    """The tensors of a payload.
+
+    Raises:
+        ValueError: when the payload is of another kind, or holds something else than tensors.
+    """
+    dxo = from_shareable(payload)
+    if dxo.data_kind != kind:
+        raise ValueError(f"expected a payload of kind {kind}, got {dxo.data_kind}")
+    strangers = [name for name, value in dxo.data.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise ValueError(f"expected tensors, got a {type(dxo.data[strangers[0]]).__name__} as {strangers[0]}")
+    return dict(dxo.data)
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the tensors as they travel, without the envelope."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

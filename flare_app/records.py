@@ -1,0 +1,105 @@
+"""The log of rounds at the server: one JSON object per line in ``rounds.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROUNDS_FILE = "rounds.jsonl"
+
+
+@dataclass
+class SiteRecord:
+    """One site in one round.
+
+    Args:
+        count: slices trained on.
+        seconds: spent in the site's training task.
+        metrics: aggregates of local training.
+        validation: of the global weights that the round began with.
+        bytes_weights_down: global weights received.
+        bytes_weights_up: weight difference sent.
+        bytes_features_up: features sent, to all peers together or to the relaying server.
+        bytes_features_down: features received.
+        features_from: peers whose features arrived.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    bytes_weights_down: int = 0
+    bytes_weights_up: int = 0
+    bytes_features_up: int = 0
+    bytes_features_down: int = 0
+    features_from: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RoundRecord:
+    """One round.
+
+    Args:
+        round: 0-based; the line of the final validation has the number of rounds and nothing but validation.
+        seconds: from the first task to the new global weights.
+        count: slices over the accepted sites.
+        metrics: mean over accepted sites, weighted by slices.
+        validation: mean over sites, weighted by their validation volumes, of the weights that the round began with.
+        accepted: sites whose result entered the average.
+        rejected: site to the reason why it did not.
+        sites: what each site did.
+    """
+
+    round: int
+    seconds: float = 0.0
+    count: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    accepted: list[str] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
+    sites: dict[str, SiteRecord] = field(default_factory=dict)
+
+
+class RoundLog:
+    """Appends records to ``rounds.jsonl``.
+
+    Args:
+        folder: where the file lies.
+        start: rounds finished before; later lines of an interrupted run are removed.
+    """
+
+    def __init__(self, folder: Path, start: int = 0) -> None:
+        self.file = folder / ROUNDS_FILE
+        earlier = [line for line in read_rounds(self.file) if line["round"] < start] if self.file.exists() else []
+        self.file.write_text("".join(json.dumps(line) + "\n" for line in earlier))
+
+    def append(self, record: RoundRecord) -> None:
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(asdict(record)) + "\n")
+
+
+def read_rounds(file: Path) -> list[dict[str, Any]]:
+    """All whole lines of a log; one cut short by a crash is left out."""
+    records = []
+    for line in file.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def summary(record: RoundRecord, total_rounds: int, sites: int, seconds_left: float) -> str:
+    """One line for the log."""
+    parts = [f"round {record.round + 1}/{total_rounds}: {len(record.accepted)}/{sites} sites"]
+    parts += [f"{name} {value:.4g}" for name, value in sorted(record.metrics.items())]
+    parts += [f"validation {name} {value:.4g}" for name, value in sorted(record.validation.items())]
+    parts += [f"{record.seconds:.1f} s", f"about {_clock(seconds_left)} left"]
+    return ", ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,196 @@
+"""What crosses rounds, at the server and at a site, and files that are either whole or not there.
+
+``fcl.networks`` is imported where it is used: it brings MONAI along, which would hold up the start of the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+LAST = "last.pt"
+PREVIOUS = "previous.pt"
+BEST = "best.pt"
+
+
+@dataclass
+class RunState:
+    """The server's side.
+
+    Args:
+        weights: the global weights after ``round`` rounds.
+        round: rounds finished.
+        config_hash: of the job's configuration at the sites; a resumed run must have the same.
+        settings: the job's configuration in plain words, for whoever finds the checkpoint.
+        best: ``{"round", "value"}`` of the best validation so far.
+        sites: per site the rounds in which its result was accepted and those in which it was refused.
+    """
+
+    weights: dict[str, Tensor]
+    round: int = 0
+    config_hash: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    sites: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the weights, as plain values: the card of the checkpoint."""
+        card = asdict(RunState({}, self.round, self.config_hash, self.settings, self.best, self.sites))
+        del card["weights"]
+        return card
+
+    @classmethod
+    def load_state_dict(cls, weights: dict[str, Tensor], card: Mapping[str, Any]) -> RunState:
+        """The state that :meth:`state_dict` described."""
+        return cls(weights=weights, **{name: card[name] for name in cls({}).state_dict()})
+
+    def count_round(self, accepted: Iterable[str], rejected: Iterable[str]) -> None:
+        """Remember who took part in a round and whose result was refused."""
+        for outcome, names in (("accepted", accepted), ("rejected", rejected)):
+            for site in names:
+                self.sites.setdefault(site, {"accepted": 0, "rejected": 0})[outcome] += 1
+
+    def save(self, folder: Path) -> None:
+        """Write ``last.pt``; the one before stays as ``previous.pt``."""
+        from fcl.networks.weights import write_weights
+
+        last = folder / LAST
+        if last.exists():
+            os.replace(last, folder / PREVIOUS)
+        write_weights(last, self.weights, self.state_dict())
+
+    def save_best(self, folder: Path) -> None:
+        """Write ``best.pt`` from the present weights."""
+        from fcl.networks.weights import write_weights
+
+        write_weights(folder / BEST, self.weights, self.state_dict())
+
+    @classmethod
+    def load(cls, folder: Path) -> RunState | None:
+        """The newest readable state in ``folder``; None when there is none.
+
+        Raises:
+            CheckpointError: when there are checkpoints but none can be read.
+        """
+        from fcl.networks.weights import CheckpointError, read_card, read_weights
+
+        found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+        for file in found:
+            try:
+                return cls.load_state_dict(read_weights(file), read_card(file))
+            except (CheckpointError, KeyError) as error:
+                logger.warning("%s is skipped: %s", file, error)
+        if found:
+            names = ", ".join(str(file) for file in found)
+            raise CheckpointError(f"none of {names} can be read: restore one, or start in a new folder")
+        return None
+
+
+@dataclass
+class SiteState:
+    """A site's side.
+
+    Args:
+        round: rounds finished.
+        participant: all that the participant keeps.
+        rng: states of the random generators of this process.
+    """
+
+    round: int
+    participant: dict[str, Any]
+    rng: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"round": self.round, "participant": self.participant, "rng": self.rng}
+
+    @classmethod
+    def load_state_dict(cls, state: Mapping[str, Any]) -> SiteState:
+        return cls(**state)
+
+
+class SiteStates:
+    """A site's states of the last rounds on disk: a server killed before its own save goes back one round.
+
+    Args:
+        folder: where they lie.
+        keep: how many rounds.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, state: SiteState) -> None:
+        """Write atomically, then remove the oldest."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"round_{state.round:05d}.pt"
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
+        try:
+            with unfinished.open("wb") as stream:
+                torch.save(state.state_dict(), stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        for old in self._files()[: -self.keep]:
+            old.unlink()
+
+    def load(self, round_number: int) -> SiteState | None:
+        """The state after ``round_number`` rounds, or the newest before it, or None."""
+        for file in reversed(self._files()):
+            if int(file.stem.removeprefix("round_")) > round_number:
+                continue
+            try:
+                return SiteState.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            except Exception as error:  # whatever is wrong with the newest file, an older one may be whole
+                logger.warning("%s is skipped: %s", file, error)
+        return None
+
+    def clear(self) -> None:
+        """Forget an earlier run."""
+        for file in self._files():
+            file.unlink()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("round_*.pt"))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the random generators of this process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """States of the random generators of this process, as tensors and plain values."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Restore what :func:`random_state` gave."""
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,101 @@
+"""Opening the bundle at a site: which files, which overrides, and the participant that they declare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+import fcl
+from fcl.federation import Participant
+from flare_app.protocol import SiteError
+
+
+def bundle_folder(bundle_root: str | None) -> Path:
+    """The bundle to run: the one given, else the one around the package ``fcl`` (installed, or shipped with the job).
+
+    Raises:
+        SiteError: when the one given has no ``configs`` folder.
+    """
+    root = fcl.bundle_root() if bundle_root is None else Path(bundle_root)
+    if not (root / "configs").is_dir():
+        raise SiteError("bundle_root of the job's client configuration names no folder with configs/ at this site")
+    return root
+
+
+def config_files(root: Path, config: Sequence[str], data: str | None) -> list[Path]:
+    """The config files to merge, in order; paths in ``config`` are relative to the bundle.
+
+    Args:
+        root: the bundle's folder.
+        config: e.g. ``["configs/pretrain.json", "configs/methods/simclr.json"]``.
+        data: name of an overlay in ``configs/data``, or the path of a JSON file; None adds none.
+
+    Raises:
+        SiteError: naming the files that do not exist, and what there is instead.
+    """
+    files = [root / name for name in config]
+    absent = [name for name in config if not (root / name).is_file()]
+    missing = [f"{name!r} (there are {_choices(root / Path(name).parent)})" for name in absent]
+    if data is not None:
+        overlay = Path(data) if data.endswith(".json") else root / "configs" / "data" / f"{data}.json"
+        if not overlay.is_absolute():
+            overlay = root / overlay
+        if not overlay.is_file():
+            name = data if "/" not in data else Path(data).name
+            missing.append(f"data overlay {name!r} (there are {_choices(root / 'configs' / 'data')})")
+        files.append(overlay)
+    if missing:
+        raise SiteError(f"the bundle at this site has no {'; no '.join(missing)}")
+    return files
+
+
+def config_hash(root: Path, config: Sequence[str], overrides: Mapping[str, Any], seed: int) -> str:
+    """Hash of what all sites must have in common: the job's config files as this site has them, overrides and seed."""
+    digest = hashlib.sha256()
+    for name in config:
+        digest.update((root / name).read_bytes())
+    digest.update(json.dumps([list(config), dict(overrides), seed, fcl.__version__], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def open_workflow(
+    root: Path, files: Sequence[Path], overrides: Mapping[str, Any]
+) -> tuple[ConfigWorkflow, Participant]:
+    """Parse the bundle and build its participant.
+
+    Raises:
+        SiteError: when the config declares no ``participant``, or one that is none.
+    """
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))  # MONAI does so in run(), which the federation never calls
+    # It warns about overlays in folders of their own, and that it leaves logging alone: both are meant.
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    workflow = ConfigWorkflow(
+        config_file=[str(file) for file in files],
+        meta_file=str(root / "configs" / "metadata.json"),
+        logging_file=False,  # FLARE's logging stays as it is
+        workflow_type="train",
+        **overrides,
+    )
+    workflow.add_property("participant", required=True, config_id="participant")
+    if "participant" not in workflow.parser:
+        raise SiteError(f"{files[0].name} declares no 'participant': it cannot take part in a federation")
+    workflow.initialize()
+    participant = workflow.participant
+    if not isinstance(participant, Participant):
+        raise SiteError(
+            f"'participant' of {files[0].name} is a {type(participant).__name__}: it lacks parts of "
+            "fcl.federation.Participant"
+        )
+    return workflow, participant
+
+
+def _choices(folder: Path) -> str:
+    return ", ".join(sorted(file.name for file in folder.glob("*.json"))) or "none"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd, Orientationd, ResizeWithPadOrCropd
+from scipy.spatial.transform import Rotation
+
+from fcl.data import LoadFramed, OrientInPlaned, VolumeRecord, as_items, read_acdc
+
+
+def volume(affine: np.ndarray) -> MetaTensor:
+    return MetaTensor(torch.arange(4 * 5 * 3, dtype=torch.float32).reshape(1, 4, 5, 3), affine=affine)
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+@pytest.mark.parametrize("swap", [False, True])
+def test_turns_diagonal_affines_as_orientation_to_ras_does(signs, swap):
+    affine = np.diag([signs[0] * 1.5, signs[1] * 1.2, 8.0, 1.0])
+    if swap:
+        affine = affine[:, [1, 0, 2, 3]]
+    expected = Orientationd("image", axcodes="RAS", labels=None)({"image": volume(affine)})["image"]
+    turned = OrientInPlaned("image")({"image": volume(affine)})["image"]
+    assert torch.equal(turned, expected)
+    assert torch.allclose(turned.affine, expected.affine)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_oblique_stacks_keep_their_slice_axis_their_place_in_the_world_and_are_restored(seed):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.random(rng=np.random.default_rng(seed)).as_matrix() * [1.4, 1.4, 9.0]
+    affine[:3, 3] = 10, -20, 30
+    source = volume(affine)
+    transform = OrientInPlaned("image")
+    turned = transform({"image": source})["image"]
+    assert turned.shape[-1] == 3
+    assert np.allclose(turned.affine[:3, 2], affine[:3, 2])
+    for place in np.ndindex(4, 5, 3):
+        world = affine @ [*place, 1]
+        there = np.rint(np.linalg.inv(turned.affine.numpy()) @ world).astype(int)[:3]
+        assert turned[(0, *there)] == source[(0, *place)]
+    restored = transform.inverse({"image": turned})["image"]
+    assert torch.equal(restored, source)
+    assert np.allclose(restored.affine, affine)
+    assert restored.applied_operations == []
+
+
+def test_orientation_refuses_what_has_no_affine():
+    with pytest.raises(ValueError, match=r"got Tensor of shape \(1, 2, 2, 2\)"):
+        OrientInPlaned("image")({"image": torch.zeros(1, 2, 2, 2)})
+
+
+def test_frame_of_a_cine_file(tmp_path, nifti):
+    frames = np.random.default_rng(0).integers(0, 99, (4, 5, 3, 6), dtype=np.int16)
+    file = nifti(tmp_path / "c.nii.gz", frames)
+    item = VolumeRecord(str(file), None, "p", "p_4d_t04", "cine", 4).as_item()
+    loaded = LoadFramed(["image", "label"], allow_missing_keys=True)(item)["image"]
+    assert loaded.dtype == torch.float32
+    assert np.array_equal(loaded, frames[..., 4])
+    assert np.allclose(loaded.affine, nib.load(file).affine)
+
+
+def test_volume_without_label_gives_slices_along_the_last_axis(acdc, preprocessing):
+    record = next(r for r in read_acdc(acdc(patients=1, cine=2)) if r.phase == "cine")
+    item = preprocessing(record.as_item())
+    assert item["image"].shape == (1, 16, 16, 6)
+    assert item["image"].dtype == torch.float32
+    assert item["image"].min() == 0
+    assert item["image"].max() == 1
+    assert "label" not in item
+
+
+def test_label_is_restored_on_the_native_grid(acdc, preprocessing):
+    record = read_acdc(acdc(patients=1))[0]
+    uncropped = ResizeWithPadOrCropd(["image", "label"], (24, 24, -1))
+    preprocessing = Compose([*preprocessing.transforms[:-1], uncropped])
+    item = preprocessing(as_items([record])[0])
+    item["prediction"] = MetaTensor(item["label"].clone(), meta=dict(item["image"].meta))
+    item["prediction"].applied_operations = []
+    inverted = Invertd("prediction", preprocessing, "image", nearest_interp=True, to_tensor=True)(item)["prediction"]
+    native = nib.load(record.label).get_fdata()
+    assert inverted.shape[1:] == native.shape
+    assert np.mean(inverted[0].numpy() == native) > 0.97
+
+
+def test_real_stacks_keep_their_slices_and_are_restored(real_acdc, preprocessing):
+    larger = ResizeWithPadOrCropd(["image", "label"], (160, 160, -1))
+    preprocessing = Compose([*preprocessing.transforms[:-1], larger])
+    for record in [r for r in read_acdc(real_acdc) if r.volume in ("patient001_frame01", "patient090_frame04")]:
+        native = nib.load(record.label)
+        item = preprocessing(record.as_item())
+        assert item["image"].shape == (1, 160, 160, native.shape[2])
+        item["prediction"] = MetaTensor(item["label"].as_tensor(), meta=dict(item["image"].meta))
+        restored = Invertd("prediction", preprocessing, "image", nearest_interp=True)(item)["prediction"]
+        assert np.allclose(restored.affine, native.affine)
+        for value in (1, 2, 3):
+            ours, theirs = restored[0].numpy() == value, native.get_fdata() == value
+            assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > 0.93

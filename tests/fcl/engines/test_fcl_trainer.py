@@ -1,0 +1,179 @@
+"""The FCL trainer and its federated participant on a toy that can be told apart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Events
+
+from fcl.data import SliceDataset, SliceLoader
+from fcl.engines import FCLTrainer, PartitionKNN, PretrainParticipant, WarmupCosine
+from fcl.federation import FeatureSet, Participant
+from fcl.losses import FCLLoss
+from fcl.memory import FeatureBank
+from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder
+from fcl.transforms import BatchCompose, BatchRandIntensity, BatchRandSpatial
+
+
+def build(cache, *, steps=4, epochs=1, momentum=0.9, norm=("group", {"num_groups": 4}), seed=0, lr=2e-3, **participant):
+    torch.manual_seed(0)
+
+    def network():
+        return ContrastiveNetwork(UNetEncoder(2, 1, (8, 16, 32), norm), ProjectionHead(32, 32, 16))
+
+    dataset = SliceDataset(cache, [f"v{i}" for i in range(4)])
+    loader = SliceLoader(dataset, 16, steps, seed=seed)
+    main = network()
+    optimizer = torch.optim.AdamW(main.parameters(), lr)
+    schedule = WarmupCosine(optimizer)
+    monitor = PartitionKNN(main, cache, ["v0", "v1", "v2", "v3"], ["v4", "v5"], neighbours=5, interval=1)
+    trainer = FCLTrainer(
+        device="cpu",
+        max_epochs=epochs,
+        train_data_loader=loader,
+        network=main,
+        momentum_network=network(),
+        optimizer=optimizer,
+        loss_function=FCLLoss(),
+        bank=FeatureBank(dataset.partition, dataset.volume, 16),
+        augmentation=BatchCompose([BatchRandSpatial(rotate_range=0.2, flip_prob=0.5), BatchRandIntensity(brightness=0.1)]),
+        momentum=momentum,
+        seed=seed,
+        train_handlers=[schedule, monitor],
+    )
+    ordered = SliceLoader(dataset, 32, shuffle=False)
+    return PretrainParticipant(trainer, ordered, schedule, monitor, seed=seed, **participant)
+
+
+def copies(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def never():
+    return False
+
+
+def test_one_step_moves_the_momentum_network_by_its_ema_and_the_main_one_by_its_gradient(cache):
+    participant = build(cache, steps=1, momentum=0.75)
+    trainer = participant.trainer
+    before = copies(trainer.network)
+    trainer.run()
+    for name, main in trainer.network.named_parameters():
+        follower = trainer.momentum_network.get_parameter(name)
+        assert torch.allclose(follower, 0.75 * before[name] + 0.25 * main, atol=1e-6), name
+        assert follower.grad is None
+    assert not same(before, copies(trainer.network))
+
+
+def test_the_batch_overwrites_its_rows_of_the_bank_only(cache):
+    trainer = build(cache, steps=1).trainer
+    seen = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.batch["row"]))
+    trainer.run()
+    assert trainer.bank.local().row.tolist() == sorted(seen[0].tolist())
+
+
+def test_it_learns_partitions_of_held_out_volumes(cache):
+    participant = build(cache, steps=40, epochs=5, lr=3e-3)
+    random = participant.monitor.measure()["partition_knn"]
+    losses = []
+    participant.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: losses.append(e.state.metrics["loss"]))
+    participant.trainer.run()
+    learned = participant.monitor.measure()["partition_knn"]
+    assert losses[-1] < losses[0]
+    assert learned >= max(0.75, random)
+
+
+def test_terms_and_monitors_are_logged_each_epoch(cache):
+    trainer = build(cache).trainer
+    trainer.run()
+    expected = {"loss", "local", "remote", "positive_similarity", "negative_similarity", "similarity_gap"}
+    expected |= {"spread", "alignment", "partition_knn", "uniformity"}
+    assert expected <= set(trainer.state.metrics)
+    assert trainer.state.metrics["loss"] == pytest.approx(trainer.state.metrics["local"] + trainer.state.metrics["remote"], rel=1e-4)
+
+
+def test_a_round_starts_from_the_global_weights_and_refreshes_the_bank(cache):
+    participant = build(cache)
+    assert isinstance(participant, Participant)
+    given = {name: value + 0.01 for name, value in participant.weights().items()}
+    participant.begin_round(3, 10, given)
+    trainer = participant.trainer
+    assert same(given, participant.weights())
+    assert same(copies(trainer.network), copies(trainer.momentum_network))
+    assert len(trainer.bank) == len(trainer.data_loader.dataset)
+    assert trainer.state.iteration == 3 * 4
+    published = participant.publish("features")
+    assert len(published) == 32
+    assert torch.allclose(published.features.norm(dim=1), torch.ones(32), atol=1e-5)
+    assert len(participant.publish("prototypes")) == 4
+
+
+def test_momentum_network_may_stay_local(cache):
+    participant = build(cache, momentum_sync="local")
+    before = copies(participant.trainer.momentum_network)
+    participant.begin_round(0, 2, {name: value + 0.5 for name, value in participant.weights().items()})
+    assert same(before, copies(participant.trainer.momentum_network))
+
+
+def test_received_features_are_drawn_and_change_the_result(cache):
+    results = []
+    for received in (False, True):
+        participant = build(cache)
+        participant.begin_round(0, 2, participant.weights())
+        if received:
+            participant.receive("site-2", FeatureSet(torch.eye(16)[:8], torch.arange(8) % 4), 0)
+        results.append(participant.train(never))
+    assert [report.metrics["bank_remote_rows"] for report in results] == [0, 8]
+    assert not same(results[0].weights, results[1].weights)
+    assert results[0].count == 32
+
+
+def test_equal_seeds_give_equal_bits_and_a_restored_site_continues_bit_for_bit(cache, tmp_path):
+    straight = build(cache)
+    weights = straight.weights()
+    for number in range(3):
+        straight.begin_round(number, 3, weights)
+        weights = straight.train(never).weights
+        if number == 0:
+            torch.save(straight.state_dict(), tmp_path / "site.pt")
+            after_first = weights
+    restored = build(cache)
+    restored.load_state_dict(torch.load(tmp_path / "site.pt", weights_only=True))
+    again = after_first
+    for number in (1, 2):
+        restored.begin_round(number, 3, again)
+        again = restored.train(never).weights
+    assert same(weights, again)
+
+
+def test_should_stop_ends_the_round_early(cache):
+    participant = build(cache, steps=50)
+    participant.begin_round(0, 1, participant.weights())
+    asked = []
+    participant.train(lambda: len(asked) >= 3 or asked.append(1))
+    assert participant.trainer.state.iteration < 6
+
+
+@pytest.mark.parametrize(("policy", "travel"), [("average", True), ("local", False)])
+def test_running_statistics_follow_the_policy(cache, policy, travel):
+    participant = build(cache, norm="batch", norm_stats=policy)
+    names = participant.weights()
+    assert any(name.endswith("running_mean") for name in names) is travel
+    assert not any(name.endswith("num_batches_tracked") for name in names)
+
+
+def test_weights_of_another_architecture_are_refused(cache):
+    participant = build(cache)
+    with pytest.raises(ValueError, match="global weights do not fit"):
+        participant.begin_round(0, 1, {"encoder.other": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.5])
+def test_refuses_a_momentum_out_of_range(cache, momentum):
+    with pytest.raises(ValueError, match="momentum must lie in"):
+        build(cache, momentum=momentum)

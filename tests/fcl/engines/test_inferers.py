@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.inferers import SliceInferer
+from torch import nn
+
+from fcl.engines import AutocastInferer
+
+
+@pytest.mark.parametrize(("dtype", "inside"), [(None, torch.float32), (torch.bfloat16, torch.bfloat16)])
+def test_network_runs_in_the_dtype_and_returns_float32(dtype: torch.dtype | None, inside: torch.dtype) -> None:
+    seen = []
+    network = nn.Conv2d(1, 2, 3, padding=1)
+    network.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    output = AutocastInferer(dtype)(torch.rand(2, 1, 8, 8), network)
+    assert seen == [inside]
+    assert output.dtype == torch.float32
+    assert output.shape == (2, 2, 8, 8)
+
+
+def test_volumes_go_through_slice_by_slice() -> None:
+    network = nn.Conv2d(1, 2, 3, padding=1)
+    volume = torch.rand(1, 1, 8, 8, 5)
+    with torch.no_grad():
+        output = AutocastInferer(None, SliceInferer(roi_size=(8, 8), sw_batch_size=2, spatial_dim=2))(volume, network)
+        expected = torch.stack([network(volume[..., z]) for z in range(5)], dim=-1)
+    torch.testing.assert_close(output, expected)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fcl.networks import SegmentationUNet, UNetEncoder
+from fcl.networks.unet import layer_spec
+
+
+@pytest.mark.parametrize(
+    ("channels", "size"),
+    [
+        ((4, 8), (6, 9)),
+        ((4, 8, 16), (16, 16)),
+        ((4, 8, 16), (17, 31)),
+        ((4, 8, 16, 32, 32), (32, 23)),
+        ((4, 8), (7, 6, 5)),
+        ((4, 8, 12), (9, 8, 5)),
+    ],
+)
+@pytest.mark.parametrize(
+    "norm", ["batch", ["instance", {"affine": True}], ["group", {"num_groups": 4}], ("GROUP", {"num_groups": 2})]
+)
+def test_shapes_for_any_depth_size_and_norm(channels, size, norm):
+    network = SegmentationUNet(len(size), 2, 3, channels, norm)
+    image = torch.rand(2, 2, *size)
+    maps = network.encoder(image)
+    assert [tuple(each.shape) for each in maps] == [
+        (2, width, *(length // 2**level for length in size)) for level, width in enumerate(channels)
+    ]
+    assert network(image).shape == (2, 3, *size)
+
+
+def test_every_parameter_receives_a_gradient():
+    network = SegmentationUNet(channels=(4, 8, 16))
+    network(torch.rand(2, 1, 12, 12)).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+
+def test_encoder_is_a_module_of_its_own_with_the_same_keys():
+    settings = {"spatial_dims": 2, "in_channels": 1, "channels": (4, 8, 16), "norm": "batch", "dropout": 0.1}
+    encoder, network = UNetEncoder(**settings), SegmentationUNet(out_channels=4, **settings)
+    inside = {key.removeprefix("encoder.") for key in network.state_dict() if key.startswith("encoder.")}
+    assert set(encoder.state_dict()) == inside
+    assert encoder.channels == (4, 8, 16)
+
+
+def test_equal_seeds_give_equal_weights():
+    states = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        states.append(SegmentationUNet(channels=(4, 8)).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_convolutions_before_a_norm_have_no_bias():
+    encoder = UNetEncoder(channels=(4, 8))
+    assert all(module.bias is None for module in encoder.modules() if isinstance(module, nn.Conv2d))
+
+
+def test_activation_and_dropout_come_from_the_arguments():
+    encoder = UNetEncoder(channels=(4, 8), act=["leakyrelu", {"negative_slope": 0.2}], dropout=0.3)
+    slopes = {module.negative_slope for module in encoder.modules() if isinstance(module, nn.LeakyReLU)}
+    rates = {module.p for module in encoder.modules() if isinstance(module, nn.Dropout2d | nn.Dropout)}
+    assert (slopes, rates) == ({0.2}, {0.3})
+
+
+def test_it_learns_to_copy_its_input():
+    torch.manual_seed(0)
+    network = SegmentationUNet(channels=(4, 8), out_channels=2)
+    image = torch.rand(4, 1, 12, 12)
+    target = (image[:, 0] > 0.5).long()
+    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    losses = []
+    for _ in range(25):
+        loss = nn.functional.cross_entropy(network(image), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
+        ({"channels": (8,)}, r"two or more positive widths.*got \[8\]"),
+        ({"channels": (8, 0)}, r"got \[8, 0\]"),
+        ({"norm": ["group", 8]}, r"a layer is a name or \[name, \{arguments\}\].*got \['group', 8\]"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        UNetEncoder(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 1, 8), r"expected 4 axes \(batch, 1 channel\(s\), 2 spatial\), got shape \(1, 1, 8\)"),
+        ((1, 3, 8, 8), r"got shape \(1, 3, 8, 8\)"),
+        ((1, 1, 8, 3), r"too small for 2 halvings: every side needs at least 4 pixels"),
+    ],
+)
+def test_bad_images_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        UNetEncoder(channels=(2, 4, 8))(torch.rand(shape))
+
+
+def test_layer_spec_reads_json():
+    assert layer_spec("batch") == "batch"
+    assert layer_spec(["group", {"num_groups": 8}]) == ("group", {"num_groups": 8})

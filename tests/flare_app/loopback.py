@@ -1,0 +1,135 @@
+"""A federation within one process: a real controller and real executors, joined by plain calls instead of FLARE's runtime."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.dxo import DXO, from_shareable
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext, FLContextManager
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from flare_app.controller import FCLController
+from flare_app.executor import FCLExecutor
+from flare_app.protocol import Header, TaskName
+
+FAKE_BUNDLE = str(Path(__file__).parent / "fake_bundle")
+
+
+class FakeEngine:
+    """What controller and executor ask of FLARE's engines."""
+
+    def __init__(self, root: Path, sites: Sequence[str] = (), simulated: bool = True, secure: bool = False) -> None:
+        self.root, self.sites = root, sites
+        self.args = SimpleNamespace(threads=len(sites), gpu=None)
+        self.events: list[str] = []
+        self.simulated, self.secure = simulated, secure
+
+    def context(self, name: str) -> FLContext:
+        manager = FLContextManager(engine=self, identity_name=name, job_id="job", public_stickers={}, private_stickers={})
+        fl_ctx = manager.new_context()
+        fl_ctx.set_prop(FLContextKey.SIMULATE_MODE, self.simulated, private=True, sticky=False)
+        fl_ctx.set_prop(FLContextKey.SECURE_MODE, self.secure, private=True, sticky=False)
+        return fl_ctx
+
+    def get_clients(self) -> list[Client]:
+        return [Client(site, None) for site in self.sites]
+
+    def get_workspace(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            get_run_dir=lambda job_id: str(self.root / job_id),
+            get_root_dir=lambda: str(self.root),
+            get_site_config_dir=lambda: str(self.root / "local"),
+        )
+
+    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        self.events.append(event_type)
+
+
+class LoopbackPeers:
+    """Pulls from the other executors of a :class:`Federation`."""
+
+    def __init__(self, federation: Federation, site: str) -> None:
+        self.federation, self.site = federation, site
+
+    def pull(self, peers: Sequence[str], round_number: int, fl_ctx: FLContext, abort_signal: Signal) -> dict[str, DXO]:
+        request = Shareable()
+        request.set_header(Header.ROUND, round_number)
+        replies = {peer: self.federation.execute(peer, TaskName.GET_FEATURES, request) for peer in sorted(peers)}
+        return {
+            peer: from_shareable(reply)
+            for peer, reply in replies.items()
+            if reply.get_return_code() == ReturnCode.OK and peer not in self.federation.silent_peers
+        }
+
+
+class Federation:
+    """Sites with the fake bundle and the server that runs them.
+
+    Args:
+        root: folder for all workspaces.
+        sites: names of the sites.
+        controller: arguments of the controller.
+        executor: arguments of all executors.
+        per_site: arguments of some executors on top.
+        silent: site to the names of tasks that it never answers.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        sites: Sequence[str] = ("site-1", "site-2"),
+        controller: Mapping[str, Any] | None = None,
+        executor: Mapping[str, Any] | None = None,
+        per_site: Mapping[str, Mapping[str, Any]] | None = None,
+        silent: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.root, self.sites = root, list(sites)
+        self.silent = silent or {}
+        self.silent_peers: set[str] = set()
+        self.panics: list[str] = []
+        self.asked: list[tuple[str, list[str]]] = []
+        self.engine = FakeEngine(root / "server", sites)
+        self.engines = {site: FakeEngine(root / site) for site in sites}
+        base = {"config": ["configs/fake.json"], "data": "toy", "bundle_root": FAKE_BUNDLE, **(executor or {})}
+        self.executors: dict[str, FCLExecutor] = {}
+        for site in sites:
+            self.executors[site] = FCLExecutor(**{**base, **(per_site or {}).get(site, {})})
+            self.executors[site]._peers = LoopbackPeers(self, site)  # type: ignore[assignment]
+        arguments: dict[str, Any] = {"num_rounds": 2, **(controller or {})}
+        self.controller = FCLController(**arguments)
+        self.controller.fl_ctx = self.engine.context("server")
+        self.controller.engine = self.engine
+        self.controller.abort_signal = Signal()
+        self.controller.communicator = SimpleNamespace(wait_for_task=lambda task, abort_signal: None)
+        self.controller.broadcast = self._broadcast  # type: ignore[method-assign]
+        self.controller.panic = self.panics.append  # type: ignore[method-assign]
+
+    @property
+    def results(self) -> Path:
+        return self.controller._folder
+
+    def run(self) -> Federation:
+        self.controller.run()
+        return self
+
+    def execute(self, site: str, name: str, data: Shareable) -> Shareable:
+        # A copy each way: over a wire nothing is shared.
+        reply = self.executors[site].execute(name, copy.deepcopy(data), self.engines[site].context(site), Signal())
+        return copy.deepcopy(reply)
+
+    def _broadcast(self, task: Task, fl_ctx: FLContext, targets: list[str], min_responses: int) -> None:
+        self.asked.append((task.name, targets))
+        for site in reversed(targets):  # answers need not come in order
+            if task.name in self.silent.get(site, ()):
+                continue
+            client_task = ClientTask(Client(site, None), task)
+            client_task.result = self.execute(site, task.name, task.data)
+            task.result_received_cb(client_task=client_task, fl_ctx=fl_ctx)
