@@ -11,6 +11,7 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
+from nvflare.fuel.utils.memory_utils import cleanup_memory
 from torch import Tensor
 
 from flare_app.aggregation import (
@@ -226,6 +227,7 @@ class FCLController(AskingController):
         self._state.round = number + 1
         self._state.count_round(record.accepted, record.rejected)
         self._state.save(self._folder)
+        cleanup_memory()
         record.seconds = time.monotonic() - started
         return record
 
@@ -283,7 +285,7 @@ class FCLController(AskingController):
         problem = update_problem(update, report["count"], self._spec, self.max_update_norm)
         if problem:
             return problem
-        entry.count, entry.seconds = report["count"], report["seconds"]
+        entry.count, entry.seconds, entry.peak_mib = report["count"], report["seconds"], report["peak_mib"]
         entry.metrics, entry.validation = report["metrics"], report["validation"]
         average.add(site, update, entry.count)
         return None

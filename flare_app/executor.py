@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
+from nvflare.fuel.utils.memory_utils import cleanup_memory
 from torch import Tensor
 
 from fcl.federation import FeatureSet, Participant, TrainReport
@@ -143,7 +146,8 @@ class FCLExecutor(Executor):
             reason, cause = str(error), error.__cause__
         except Exception as error:
             # Its text may name paths or patients: the server learns the kind of error, this site's log the rest.
-            reason, cause = f"{type(error).__name__} in task {task_name!r}, see the log of {self._site}", error
+            kind = type(_root(error)).__name__
+            reason, cause = f"{kind} in task {task_name!r}, see the log of {self._site}", error
         self.logger.error(f"{self._site}: {reason}", exc_info=cause)
         if cause is not None:
             self.logger.error(f"{self._site}: {_root(cause)}")
@@ -217,8 +221,11 @@ class FCLExecutor(Executor):
             "validation": validation,
             "features_received": received,
             "seconds": time.monotonic() - started,
+            "peak_mib": _peak_mib(),
         }
-        return with_tensors(DataKind.WEIGHT_DIFF, self._difference(result), report)
+        update = self._difference(result)
+        cleanup_memory()  # else freed blocks stay with the allocator, and the process grows by rounds
+        return with_tensors(DataKind.WEIGHT_DIFF, update, report)
 
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant = self._ready()
@@ -339,6 +346,12 @@ class FCLExecutor(Executor):
         for name, value in tags.items():
             dxo = create_analytic_dxo(tag=name, value=value, data_type=AnalyticsDataType.SCALAR, global_step=step)
             send_analytic_dxo(self, dxo=dxo, fl_ctx=fl_ctx)
+
+
+def _peak_mib() -> float:
+    """Most memory that this process has held (MiB)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
 def _share_of_cores(sites: list[str]) -> int | None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # A site asks for its next task this often (s); FLARE's 2 s would pace the short rounds of a simulation.
 _TASK_REQUEST_INTERVAL = 0.2
 
+_LOG = str(Path(__file__).parent / "log_config.json")
+
 RESULTS = Path("server/simulate_job/fcl")  # within a workspace of the simulator
 
 
@@ -142,8 +144,16 @@ def export_job(settings: JobSettings, out: Path, self_contained: bool = False) -
     return folder
 
 
-def run_job(settings: JobSettings, sites: int, workspace: Path, log: str | None = None) -> int:
-    """Run the job in FLARE's simulator, with a process for each site; gives FLARE's exit code, 0 when all went well."""
+def run_job(settings: JobSettings, sites: int, workspace: Path, log: str = _LOG) -> int:
+    """Run the job in FLARE's simulator, with a process for each site; gives FLARE's exit code, 0 when all went well.
+
+    Args:
+        settings: of the job.
+        sites: how many.
+        workspace: folder to run in; what is there, but for its ``local``, is removed.
+        log: a logging configuration, or one of FLARE's modes. By default the console shows what this app has to say,
+            and the log files in the workspace everything.
+    """
     # One thread for each site: with fewer the simulator restarts the sites' processes, and they lose their state.
     return int(build_job(settings).simulator_run(str(workspace), n_clients=sites, threads=sites, log_config=log) or 0)
 
@@ -218,7 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--sites", type=int, default=4, metavar="N", help="clients, named site-1 to site-N (4)")
     run.add_argument("--workspace", type=Path, required=True, metavar="DIR", help="emptied first, but for its local/")
     run.add_argument("--site-settings", type=Path, metavar="FILE", help="fcl_site.json for all; may hold {SITE_NAME}")
-    run.add_argument("--log", choices=("concise", "msg_only", "full", "verbose"), help="FLARE's logging")
+    run.add_argument(
+        "--log", choices=("concise", "msg_only", "full", "verbose"), default=_LOG, help="FLARE's own logging"
+    )
     return parser
 
 

@@ -24,6 +24,7 @@ class SiteRecord:
         bytes_features_up: features sent, to all peers together or to the relaying server.
         bytes_features_down: features received.
         features_from: peers whose features arrived.
+        peak_mib: most memory that the site's process has held so far (MiB).
     """
 
     count: int = 0
@@ -35,6 +36,7 @@ class SiteRecord:
     bytes_features_up: int = 0
     bytes_features_down: int = 0
     features_from: list[str] = field(default_factory=list)
+    peak_mib: float = 0.0
 
 
 @dataclass

@@ -69,10 +69,13 @@ class SiteSettings:
         return cls(**settings)
 
     def overrides(self) -> dict[str, Any]:
-        """What the settings change in the bundle's configuration; keys are those of its base configs."""
+        """What the settings change in the bundle's configuration; keys are those of its base configs.
+
+        ``threads`` is none of them: it is a matter of the process.
+        """
         plain = {
             name: getattr(self, name)
-            for name in ("dataset_dir", "split_file", "site", "cache_dir", "threads", "batch_size", "output_dir")
+            for name in ("dataset_dir", "split_file", "site", "cache_dir", "batch_size", "output_dir")
         }
         if self.device is not None:
             plain["device"] = f"$torch.device({self.device!r})"

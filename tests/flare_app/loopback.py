@@ -1,4 +1,4 @@
-"""A federation within one process: a real controller and real executors, joined by plain calls instead of FLARE's runtime."""
+"""A federation within one process: a real controller and executors, joined by plain calls in place of FLARE."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class FakeEngine:
         self.simulated, self.secure = simulated, secure
 
     def context(self, name: str) -> FLContext:
-        manager = FLContextManager(engine=self, identity_name=name, job_id="job", public_stickers={}, private_stickers={})
+        manager = FLContextManager(
+            engine=self, identity_name=name, job_id="job", public_stickers={}, private_stickers={}
+        )
         fl_ctx = manager.new_context()
         fl_ctx.set_prop(FLContextKey.SIMULATE_MODE, self.simulated, private=True, sticky=False)
         fl_ctx.set_prop(FLContextKey.SECURE_MODE, self.secure, private=True, sticky=False)

@@ -103,10 +103,10 @@ def test_bad_result_is_rejected_by_name_and_the_average_is_that_of_the_others(
     assert records[1]["accepted"] == sites
     assert read_card(broken.results / "last.pt")["sites"]["site-2"] == {"accepted": 1, "rejected": 1}
     one_round = {"num_rounds": 1, "validate_every": 0}
-    failing = {"overrides": {"fail": {"site-2/0": failure}}}
-    with_it = Federation(tmp_path / "with", sites, one_round, failing).run()
-    without = Federation(tmp_path / "without", sites, one_round, silent={"site-2": ["train"]}).run()
-    assert _equal(read_weights(with_it.results / "last.pt"), read_weights(without.results / "last.pt"))
+    federation = Federation(tmp_path / "one", sites, one_round, {"overrides": {"fail": {"site-2/0": failure}}}).run()
+    first, third = (federation.executors[site]._participant.weights() for site in ("site-1", "site-3"))  # type: ignore[union-attr]
+    for name, tensor in read_weights(federation.results / "last.pt").items():
+        torch.testing.assert_close(tensor, (first[name] + third[name]) / 2, rtol=0, atol=1e-6)
 
 
 def test_update_above_the_norm_limit_is_rejected(tmp_path: Path) -> None:
@@ -180,7 +180,9 @@ def test_best_checkpoint_is_chosen_over_all_rounds_the_last_included(tmp_path: P
     for site, executor in federation.executors.items():
         original = executor._open
 
-        def opened(fl_ctx: Any, threads: Any, executor: Any = executor, original: Any = original, site: str = site) -> None:
+        def opened(
+            fl_ctx: Any, threads: Any, executor: Any = executor, original: Any = original, site: str = site
+        ) -> None:
             original(fl_ctx, threads)
             participant = executor._participant
 
@@ -188,7 +190,10 @@ def test_best_checkpoint_is_chosen_over_all_rounds_the_last_included(tmp_path: P
                 seen[participant.round] = participant.weights()
                 # Only the mean weighted by volumes finds the best: site-2 alone would choose another.
                 good = participant.round == best_round
-                return {"score": float(good) if site == "site-1" else 0.5 * (not good), "count": 9.0 if site == "site-1" else 1.0}
+                return {
+                    "score": float(good) if site == "site-1" else 0.5 * (not good),
+                    "count": 9.0 if site == "site-1" else 1.0,
+                }
 
             participant.validate = validate
 
@@ -262,6 +267,8 @@ def test_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> 
     expected = read_weights(whole.results / "last.pt")
     last = whole.results / "last.pt"
     last.write_bytes(last.read_bytes()[:100])
-    resumed = Federation(tmp_path / "b", controller={**arguments, "resume": True}, executor={"checkpoint_dir": state}).run()
+    resumed = Federation(
+        tmp_path / "b", controller={**arguments, "resume": True}, executor={"checkpoint_dir": state}
+    ).run()
     assert resumed.panics == []
     assert _equal(read_weights(resumed.results / "last.pt"), expected)

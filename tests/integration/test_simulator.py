@@ -1,4 +1,4 @@
-"""The federation as it really runs: FLARE's simulator, a process for each site, a bundle small enough to take no time."""
+"""The federation as it really runs: FLARE's simulator, a process for each site, a bundle that takes no time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,16 @@
 """Checks and choices that configs call from their expressions; imports nothing heavier than torch and MONAI."""
 
 from fcl.config.guard import check_overlays, refuse_unknown_keys, require
+from fcl.config.options import as_switch
 from fcl.config.precision import autocast_dtype, to_fast_layout
+from fcl.config.record import record_configuration
 
-__all__ = ["autocast_dtype", "check_overlays", "refuse_unknown_keys", "require", "to_fast_layout"]
+__all__ = [
+    "as_switch",
+    "autocast_dtype",
+    "check_overlays",
+    "record_configuration",
+    "refuse_unknown_keys",
+    "require",
+    "to_fast_layout",
+]

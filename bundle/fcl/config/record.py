@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 def record_configuration(output_dir: str | Path) -> str:
     """Log the settings of the configuration that is being evaluated, and keep all of it in ``output_dir/config.json``.
 
-    The file holds the files of ``--config_file`` and the command line's options as MONAI merged them, so that it is itself a
-    config file which repeats the run.
+    The file holds the files of ``--config_file`` and the command line's options as MONAI merged them: a config file
+    that repeats the run.
 
     Args:
         output_dir: made when missing.

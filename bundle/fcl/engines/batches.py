@@ -14,8 +14,8 @@ class AugmentBatch(PrepareBatch):
     """``prepare_batch`` of a MONAI trainer that augments whole batches on the training device.
 
     Args:
-        augmentation: ``(image, label, generator=...) -> (image, label)`` on whole batches (:mod:`fcl.transforms`); None trains
-            on the slices as they are.
+        augmentation: ``(image, label, generator=...) -> (image, label)`` on whole batches (:mod:`fcl.transforms`);
+            None trains on the slices as they are.
         device: where the augmentation draws its numbers; must be the trainer's device.
         seed: of the augmentation.
     """
@@ -38,7 +38,9 @@ class AugmentBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """Image (B, 1, H, W) and label (B, 1, H, W) of the batch, on ``device``."""
-        image, label = (batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in ("image", "label"))
+        image, label = (
+            batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in ("image", "label")
+        )
         if self.augmentation is not None:
             image, label = self.augmentation(image, label, generator=self.generator)
         if image.ndim == 4:

@@ -59,7 +59,7 @@ class RandomState:
 class Checkpoints:
     """Keeps ``model.pt`` (best), ``model_last.pt`` and ``resume.pt`` in a folder; a handler for a MONAI trainer.
 
-    MONAI's ``CheckpointSaver`` forgets after a restart which score was best, and deletes the old file before the new one is
+    MONAI's ``CheckpointSaver`` forgets after a restart which score was best, and deletes the old file before the new is
     whole. Here every file is replaced in one step, and the best score is part of ``resume.pt``.
 
     ``model.pt`` and ``model_last.pt`` are plain state dicts, so that other MONAI tools load them. Attach after the
@@ -103,8 +103,13 @@ class Checkpoints:
         saved = torch.load(self._resume_path, map_location="cpu", weights_only=True)
         if saved["state"].keys() != self.state.keys():
             raise ValueError(
-                f"{self._resume_path} holds the state of {sorted(saved['state'])}, this run needs {sorted(self.state)}: "
+                f"{self._resume_path} has the state of {sorted(saved['state'])}, this run needs {sorted(self.state)}: "
                 "it was written by another version or configuration. Choose another --output_dir."
+            )
+        if saved["epoch_length"] != engine.state.epoch_length:
+            raise ValueError(
+                f"{self._resume_path} was written with {saved['epoch_length']} steps per epoch, this run has "
+                f"{engine.state.epoch_length}, which moves the schedule. Keep the number or take another --output_dir."
             )
         self.network.load_state_dict(saved["network"])
         for name, holder in self.state.items():
@@ -127,6 +132,7 @@ class Checkpoints:
                 "state": {name: holder.state_dict() for name, holder in self.state.items()},
                 "epoch": engine.state.epoch,
                 "iteration": engine.state.iteration,
+                "epoch_length": engine.state.epoch_length,
                 "best_metric": -math.inf if self.evaluator is None else float(self.evaluator.state.best_metric),
                 "best_metric_epoch": best_epoch,
             },

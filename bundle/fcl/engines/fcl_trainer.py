@@ -99,7 +99,16 @@ class FCLTrainer(Trainer):
         self.max_grad_norm = max_grad_norm
         self.generator = torch.Generator(device=self.state.device).manual_seed(seed)
         self.sync_momentum_network()
-        for name in ("loss", "local", "remote", "positive_similarity", "negative_similarity", "spread", "alignment"):
+        for name in (
+            "loss",
+            "local",
+            "remote",
+            "instance",
+            "positive_similarity",
+            "negative_similarity",
+            "spread",
+            "alignment",
+        ):
             Average(output_transform=_item(name)).attach(self, name)
         self.add_event_handler(Events.EPOCH_COMPLETED, _similarity_gap)
         # Last, so that handlers which read the epoch's metrics find them computed.
@@ -141,7 +150,7 @@ class FCLTrainer(Trainer):
         own = self.bank.local()
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         terms = self.loss_function(
-            q_BD, partition_B, volume_B, row_B, own.features, own.partition, own.volume, own.row, drawn_KD, drawn_partition_K
+            q_BD, k_BD, partition_B, volume_B, own.features, own.partition, own.volume, drawn_KD, drawn_partition_K
         )
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         self.optimizer.zero_grad(set_to_none=True)

@@ -78,7 +78,9 @@ class PartitionKNN:
         self.network = network
         self.stored = SliceLoader(SliceDataset(cache, train_volumes), batch_size, shuffle=False)
         self.queries = (
-            SliceLoader(SliceDataset(cache, validation_volumes), batch_size, shuffle=False) if validation_volumes else None
+            SliceLoader(SliceDataset(cache, validation_volumes), batch_size, shuffle=False)
+            if validation_volumes
+            else None
         )
         self.neighbours = neighbours
         self.interval = interval

@@ -24,7 +24,7 @@ class Progress:
     Args:
         what: heads the bar and the lines.
         evaluator: its metrics are shown beside the trainer's, when it ran in the epoch.
-        interval_s: without a terminal, a line at the end of each epoch and whenever this many seconds went by without one.
+        interval_s: without a terminal there is a line per epoch, and one whenever this many seconds went by without.
     """
 
     def __init__(self, what: str, evaluator: Engine | None = None, interval_s: float = 30.0) -> None:

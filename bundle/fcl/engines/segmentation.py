@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.utils import is_scalar
@@ -26,8 +25,8 @@ class SegmentationParticipant:
     A round is one epoch of the trainer's loader; the learning rate follows the schedule over all rounds.
 
     Args:
-        trainer: its network, optimizer and loader are this site's; ``max_epochs``, iteration and epoch are set from the round
-            number. Its ``prepare_batch`` augments.
+        trainer: its network, optimizer and loader are this site's; ``max_epochs``, iteration and epoch are set from the
+            round number. Its ``prepare_batch`` augments.
         evaluator: runs over the validation volumes; each scalar metric of it is reported.
         schedule: learning-rate schedule attached to the trainer.
         norm_stats: whether running statistics of batch normalisation are averaged or stay local.
@@ -126,7 +125,7 @@ class SegmentationParticipant:
 
     def _refuse_features(self) -> NoReturn:
         raise RuntimeError(
-            "fine-tuning has no features to exchange: set the job's exchange to none, or run a pre-training configuration."
+            "fine-tuning has no features to exchange: set the job's exchange to none, or run a pre-training config."
         )
 
     def _stop_if_asked(self, engine: Engine) -> None:

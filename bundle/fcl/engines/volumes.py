@@ -1,4 +1,4 @@
-"""Whole labelled volumes out of the slice cache, for validation on the preprocessed grid. Letter: D slices of a volume."""
+"""Whole labelled volumes out of the slice cache, for validation on the preprocessed grid. Letter: D slices."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class LabelledVolumes(Dataset):
         rows = self._rows[index]
         assert self.cache.labels is not None  # there is a labelled volume
         image, label = (
-            torch.from_numpy(np.asarray(array)[rows]).permute(1, 2, 3, 0) for array in (self.cache.images, self.cache.labels)
+            torch.from_numpy(np.asarray(array)[rows]).permute(1, 2, 3, 0)
+            for array in (self.cache.images, self.cache.labels)
         )
         return {"image": image.float().contiguous(), "label": label.contiguous()}

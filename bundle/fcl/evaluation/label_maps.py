@@ -29,10 +29,10 @@ def write_label_map(label_map: np.ndarray, like: str | Path, path: str | Path) -
     path, like = Path(path), Path(like)
     if path.exists() and path.samefile(like):
         raise ValueError(f"the label map would replace its own image {like}: choose another --output_dir.")
-    source = nib.load(like)
+    source = nib.Nifti1Image.from_filename(like)
     if label_map.shape != source.shape[:3]:
         raise ValueError(f"{like} has shape {source.shape}, the label map made for it {label_map.shape}.")
-    header = nib.Nifti1Header() if not isinstance(source.header, nib.Nifti1Header) else source.header.copy()
+    header = source.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0

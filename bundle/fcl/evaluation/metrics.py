@@ -79,9 +79,13 @@ def score_volume(
         ValueError: when the shapes differ, or ``spacing`` has not one positive value per axis.
     """
     if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} must have the same shape.")
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} must have the same shape."
+        )
     if len(spacing) != truth.ndim or not all(s > 0 and math.isfinite(s) for s in spacing):
-        raise ValueError(f"spacing must give one positive size in mm for each of {truth.ndim} axes, got {list(spacing)!r}.")
+        raise ValueError(
+            f"spacing must give one positive size in mm for each of {truth.ndim} axes, got {list(spacing)!r}."
+        )
     values = torch.tensor(list(labels.values()), device=truth.device).view(-1, *[1] * truth.ndim)
     predicted, true = (prediction[None] == values)[None], (truth[None] == values)[None]
     in_prediction, in_truth = (m.flatten(2).any(dim=2)[0].tolist() for m in (predicted, true))

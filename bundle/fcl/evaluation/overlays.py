@@ -18,7 +18,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F
 
 
 def choose_cases(cases: Sequence[CaseScore]) -> dict[str, CaseScore]:
-    """The worst, the median and the best case by mean Dice (fewer when there are fewer cases; unscored ones are left out)."""
+    """The worst, the median and the best case by mean Dice (fewer of fewer cases; unscored ones are left out)."""
     ranked = sorted((c for c in cases if not math.isnan(c.mean_dice)), key=lambda c: (c.mean_dice, c.case))
     if not ranked:
         return {}
@@ -30,7 +30,7 @@ def choose_cases(cases: Sequence[CaseScore]) -> dict[str, CaseScore]:
 
 
 def choose_slices(truth: np.ndarray, count: int) -> list[int]:
-    """``count`` indices along the last axis, evenly over the slices that show a structure (over all, when none does)."""
+    """``count`` indices along the last axis, evenly over the slices that show a structure (over all if none does)."""
     shown = np.flatnonzero(truth.any(axis=(0, 1)))
     candidates = shown if len(shown) else np.arange(truth.shape[-1])
     inner = (np.arange(count) + 0.5) / count * len(candidates)
@@ -44,9 +44,9 @@ def crop_box(labels: np.ndarray, spacing: Sequence[float], margin_mm: float = 25
         return slice(None), slice(None)
     box = []
     for axis in (0, 1):
-        hit = np.flatnonzero(plane.any(axis=1 - axis))
+        hit = np.nonzero(plane)[axis]
         margin = round(margin_mm / spacing[axis])
-        box.append(slice(max(0, int(hit[0]) - margin), min(plane.shape[axis], int(hit[-1]) + margin + 1)))
+        box.append(slice(max(0, int(hit.min()) - margin), min(plane.shape[axis], int(hit.max()) + margin + 1)))
     return box[0], box[1]
 
 
@@ -77,7 +77,9 @@ def draw_case(
     figure = Figure(figsize=(7.2, 2.4 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False)
     for line, z in zip(axes, rows, strict=True):
-        for axis, heading, overlay in zip(line, ("image", "truth", "prediction"), (None, truth, prediction), strict=True):
+        for axis, heading, overlay in zip(
+            line, ("image", "truth", "prediction"), (None, truth, prediction), strict=True
+        ):
             shape = {"origin": "upper", "aspect": spacing[1] / spacing[0], "interpolation": "nearest"}
             axis.imshow(image[(*box, z)].T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), **shape)
             if overlay is not None:

@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class ScoreRecorder:
-    """Scores each prediction on the volume's native grid; at the end writes ``scores.csv``, ``summary.json`` and pictures.
+    """Scores each prediction on the volume's native grid; at the end writes ``scores.csv``, ``summary.json``, pictures.
 
-    Expects decollated output with ``pred`` (1, H, W, D), a label map on the native grid, and in the batch ``truth`` of the same
-    shape and ``volume``. ``engine.state.metrics["mean_dice"]`` is set at the end.
+    Expects decollated output with ``pred`` (1, H, W, D), a label map on the native grid, and in the batch ``truth`` of
+    the same shape and ``volume``. ``engine.state.metrics["mean_dice"]`` is set at the end.
 
     Args:
         data: the dataset's items (``image``, ``truth``, ``volume``, ``patient``, ``phase``).
         labels: class name to value.
         output_dir: folder for the results; made when missing.
-        predictions_dir: where the predicted label maps were written, ``<volume>.nii.gz``; the pictures are drawn from them.
+        predictions_dir: where the predicted label maps were written, ``<volume>.nii.gz``; pictures are drawn from them.
     """
 
     def __init__(
@@ -81,12 +81,14 @@ class ScoreRecorder:
     def _draw(self, rank: str, case: CaseScore) -> None:
         item = self.items[case.case]
         image, truth, prediction = (
-            nib.load(file) for file in (item["image"], item["truth"], self.predictions_dir / f"{case.case}.nii.gz")
+            nib.Nifti1Image.from_filename(file)
+            for file in (item["image"], item["truth"], self.predictions_dir / f"{case.case}.nii.gz")
         )
         scores = "  ".join(f"{name} {score.dice:.2f}" for name, score in case.classes.items())
         draw_case(
             np.asarray(image.dataobj, dtype=np.float32),
-            *(np.asarray(part.dataobj).astype(np.uint8) for part in (truth, prediction)),
+            np.asarray(truth.dataobj).astype(np.uint8),
+            np.asarray(prediction.dataobj).astype(np.uint8),
             spacing=image.header.get_zooms()[:3],
             labels=self.labels,
             title=f"{rank}: {case.case} {case.phase}   Dice {scores}",

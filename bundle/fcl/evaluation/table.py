@@ -20,7 +20,7 @@ _DIGITS = {"dice": 4, "hd95_mm": 3, "assd_mm": 3}
 
 
 def describe_values(values: Iterable[float]) -> dict[str, float | int | None]:
-    """``mean``, sample ``std`` and ``n`` of the values that are not NaN; None where undefined (n = 0, and std at n = 1)."""
+    """``mean``, sample ``std`` and ``n`` of the values that are not NaN; None where undefined (n = 0, std at n = 1)."""
     kept = [v for v in values if not math.isnan(v)]
     return {
         "mean": statistics.fmean(kept) if kept else None,
@@ -39,7 +39,8 @@ def summarise(cases: Sequence[CaseScore], phases: bool = True) -> dict[str, Any]
     Returns:
         ``cases``: their number; ``mean_dice``: mean over cases of the case's mean over classes (None without a value);
         ``classes``: name to ``dice``, ``hd95_mm``, ``assd_mm`` as :func:`describe_values` gives them, and the counts
-        ``missed`` (in the truth, not predicted) and ``invented`` (predicted, not in the truth); ``phases``: phase to such a summary.
+        ``missed`` (in the truth, not predicted) and ``invented`` (predicted, not in the truth); ``phases``: phase to
+        such a summary.
 
     Raises:
         ValueError: without cases.

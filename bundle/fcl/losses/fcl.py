@@ -14,11 +14,12 @@ Denominator = Literal["exclude_same_partition", "literal"]
 
 
 class FCLTerms(NamedTuple):
-    """The loss and its parts, each a scalar; the last two are detached monitors (cosine similarities)."""
+    """The loss and its detached parts, each a scalar; the last two are monitors (mean cosine similarities)."""
 
     loss: Tensor
     local: Tensor
     remote: Tensor
+    instance: Tensor
     positive_similarity: Tensor
     negative_similarity: Tensor
 
@@ -52,42 +53,44 @@ class FCLLoss(nn.Module):
     Args:
         temperature: divides the cosine similarities. The paper does not publish its value; 0.1 is our default.
         denominator: ``"literal"`` sums over all of ``Q'`` as the equation is printed, so that features of the query's own
-            partition also repel it; ``"exclude_same_partition"`` (ours, default; what the paper's figure 2 draws)
-            leaves those out.
+            partition also repel it, which keeps the features spread; ``"exclude_same_partition"`` (what the paper's
+            figure 2 draws) leaves those out, and can collapse early in training.
         structural_matching: whether the remote term is part of the loss.
-        own_view: count the slice's own second view among its local positives (ours: a slice is the surest match of itself).
+        instance_weight: weight of a third term ``l(q, {k}, Q')`` whose one positive is the slice's own second view (ours,
+            MoCo's loss over the same bank; 0 is the paper's loss).
 
     Raises:
-        ValueError: on a temperature that is not positive or an unknown ``denominator``.
+        ValueError: on a temperature that is not positive, an unknown ``denominator`` or a negative weight.
     """
 
     def __init__(
         self,
         temperature: float = 0.1,
-        denominator: Denominator = "exclude_same_partition",
+        denominator: Denominator = "literal",
         structural_matching: bool = True,
-        own_view: bool = True,
+        instance_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature!r}.")
         if denominator not in ("exclude_same_partition", "literal"):
             raise ValueError(f"denominator must be 'exclude_same_partition' or 'literal', got {denominator!r}.")
+        if not instance_weight >= 0:
+            raise ValueError(f"instance_weight must not be negative, got {instance_weight!r}.")
         self.temperature = float(temperature)
         self.denominator = denominator
         self.structural_matching = structural_matching
-        self.own_view = own_view
+        self.instance_weight = float(instance_weight)
 
     def forward(
         self,
         q_BD: Tensor,
+        k_BD: Tensor,
         partition_B: Tensor,
         volume_B: Tensor,
-        row_B: Tensor,
         local_MD: Tensor,
         local_partition_M: Tensor,
         local_volume_M: Tensor,
-        local_row_M: Tensor,
         drawn_KD: Tensor,
         drawn_partition_K: Tensor,
     ) -> FCLTerms:
@@ -95,8 +98,9 @@ class FCLLoss(nn.Module):
 
         Args:
             q_BD: unit-norm queries from the main encoder; the only argument that gets a gradient.
-            partition_B, volume_B, row_B: partition, volume and slice row of each query (int64).
-            local_MD: unit-norm local features from the momentum encoder, with partition, volume and row of each.
+            k_BD: features of the queries' own second views, from the momentum encoder.
+            partition_B, volume_B: partition and volume of each query (int64).
+            local_MD: unit-norm local features from the momentum encoder, with partition and volume of each.
             drawn_KD: ``Q'``, drawn from local and remote features, with the partition of each.
 
         Returns:
@@ -106,12 +110,11 @@ class FCLLoss(nn.Module):
             q_BD = q_BD.float()
             local_BM = q_BD @ local_MD.detach().float().T
             drawn_BK = q_BD @ drawn_KD.detach().float().T
+            own_B1 = (q_BD * k_BD.detach().float()).sum(dim=1, keepdim=True)
 
         same_partition_BK = partition_B[:, None] == drawn_partition_K[None, :]
-        other_volume_BM = volume_B[:, None] != local_volume_M[None, :]
-        is_local_BM = (partition_B[:, None] == local_partition_M[None, :]) & other_volume_BM
-        if self.own_view:
-            is_local_BM = is_local_BM | (row_B[:, None] == local_row_M[None, :])
+        is_local_BM = partition_B[:, None] == local_partition_M[None, :]
+        is_local_BM &= volume_B[:, None] != local_volume_M[None, :]
 
         logits_BK = drawn_BK / self.temperature
         negatives_BK = logits_BK
@@ -124,10 +127,17 @@ class FCLLoss(nn.Module):
         remote = local.new_zeros(())
         if self.structural_matching:
             remote = mean_over_positives(logits_BK, same_partition_BK, negative_lse_B)
+        instance = local.new_zeros(())
+        if self.instance_weight:
+            all_lse_B = torch.logsumexp(logits_BK, dim=1)
+            instance = mean_over_positives(
+                own_B1 / self.temperature, torch.ones_like(own_B1, dtype=torch.bool), all_lse_B
+            )
+        loss = local + remote + self.instance_weight * instance
         with torch.no_grad():
             positive = _masked_mean(local_BM, is_local_BM)
             negative = _masked_mean(drawn_BK, ~same_partition_BK)
-        return FCLTerms(local + remote, local.detach(), remote.detach(), positive, negative)
+        return FCLTerms(loss, local.detach(), remote.detach(), instance.detach(), positive, negative)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -19,14 +19,15 @@ class ProjectionHead(nn.Sequential):
         in_features: length of the pooled encoder features.
         hidden: width of the hidden layer.
         out_features: D, length of the features that the loss compares.
-        batch_norm: normalise the hidden layer. Off by default: with it, features depend on which slices share a batch,
-            which also differs between sites.
+        batch_norm: normalise the pooled features and the hidden layer over the batch. Pooled features of an untrained encoder
+            are nearly parallel (cosine above 0.9), and partitions alone hardly pull them apart: without it, training starts
+            slowly or collapses. The price: in training, a feature depends on which slices share its batch.
     """
 
     def __init__(self, in_features: int, hidden: int = 256, out_features: int = 128, batch_norm: bool = False) -> None:
         layers: list[nn.Module] = [nn.Linear(in_features, hidden, bias=not batch_norm)]
         if batch_norm:
-            layers.append(nn.BatchNorm1d(hidden))
+            layers = [nn.BatchNorm1d(in_features), *layers, nn.BatchNorm1d(hidden)]
         layers += [nn.ReLU(inplace=True), nn.Linear(hidden, out_features)]
         super().__init__(*layers)
 

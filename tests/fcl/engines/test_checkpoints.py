@@ -95,6 +95,14 @@ def test_state_of_another_configuration_is_refused(cache: SliceCache, tmp_path: 
         engine.run([0], max_epochs=2)
 
 
+def test_another_epoch_length_is_refused(cache: SliceCache, tmp_path: Path) -> None:
+    make_trainer(cache, tmp_path, 1, resume=False).run()
+    trainer = make_trainer(cache, tmp_path, 2, resume=True)
+    trainer.state.epoch_length = 5
+    with pytest.raises(ValueError, match="3 steps per epoch, this run has 5"):
+        trainer.run()
+
+
 def test_earlier_runs_are_set_aside_not_overwritten(tmp_path: Path) -> None:
     assert set_aside(tmp_path) is None
     for number in (1, 2):

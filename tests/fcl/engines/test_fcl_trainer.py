@@ -36,7 +36,9 @@ def build(cache, *, steps=4, epochs=1, momentum=0.9, norm=("group", {"num_groups
         optimizer=optimizer,
         loss_function=FCLLoss(),
         bank=FeatureBank(dataset.partition, dataset.volume, 16),
-        augmentation=BatchCompose([BatchRandSpatial(rotate_range=0.2, flip_prob=0.5), BatchRandIntensity(brightness=0.1)]),
+        augmentation=BatchCompose(
+            [BatchRandSpatial(rotate_range=0.2, flip_prob=0.5), BatchRandIntensity(brightness=0.1)]
+        ),
         momentum=momentum,
         seed=seed,
         train_handlers=[schedule, monitor],
@@ -94,7 +96,9 @@ def test_terms_and_monitors_are_logged_each_epoch(cache):
     expected = {"loss", "local", "remote", "positive_similarity", "negative_similarity", "similarity_gap"}
     expected |= {"spread", "alignment", "partition_knn", "uniformity"}
     assert expected <= set(trainer.state.metrics)
-    assert trainer.state.metrics["loss"] == pytest.approx(trainer.state.metrics["local"] + trainer.state.metrics["remote"], rel=1e-4)
+    assert trainer.state.metrics["loss"] == pytest.approx(
+        trainer.state.metrics["local"] + trainer.state.metrics["remote"], rel=1e-4
+    )
 
 
 def test_a_round_starts_from_the_global_weights_and_refreshes_the_bank(cache):

@@ -38,9 +38,7 @@ def test_long_epochs_tell_their_steps(engine: Engine, caplog: pytest.LogCaptureF
     ]
 
 
-def test_metrics_of_a_validation_are_shown_in_its_epoch_only(
-    engine: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_metrics_of_a_validation_are_shown_in_its_epoch_only(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     evaluator = Engine(lambda engine, batch: None)
     evaluator.state.metrics = {"mean_dice": 0.5, "by_class": {"rv": 1}}
     evaluator.state.epoch = 2

@@ -16,7 +16,9 @@ def record(folder: Path, name: str, labels: tuple[int, ...] | None = (0, 1)) -> 
     rng = np.random.default_rng(0)
     nib.save(nib.Nifti1Image(rng.normal(size=(4, 4, 3)).astype(np.float32), np.eye(4)), folder / f"{name}.nii.gz")
     if labels is not None:
-        nib.save(nib.Nifti1Image(rng.choice(labels, (4, 4, 3)).astype(np.uint8), np.eye(4)), folder / f"{name}_gt.nii.gz")
+        nib.save(
+            nib.Nifti1Image(rng.choice(labels, (4, 4, 3)).astype(np.uint8), np.eye(4)), folder / f"{name}_gt.nii.gz"
+        )
     label = None if labels is None else str(folder / f"{name}_gt.nii.gz")
     return VolumeRecord(str(folder / f"{name}.nii.gz"), label, patient=name[:2], volume=name, phase="ED")
 

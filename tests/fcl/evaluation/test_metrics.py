@@ -70,9 +70,9 @@ def test_scores_equal_brute_force_over_surface_voxels(seed: int) -> None:
 )
 def test_absent_structures(in_prediction: bool, in_truth: bool, dice: float) -> None:
     there, absent = box((8, 8, 3), (2, 2, 1), (5, 5, 2)), torch.zeros(8, 8, 3, dtype=torch.long)
-    score = score_volume(
-        there if in_prediction else absent, there if in_truth else absent, (1.0, 1.0, 1.0), {"rv": 1}
-    )["rv"]
+    score = score_volume(there if in_prediction else absent, there if in_truth else absent, (1.0, 1.0, 1.0), {"rv": 1})[
+        "rv"
+    ]
     assert score.dice == pytest.approx(dice, nan_ok=True)
     assert math.isnan(score.hd95_mm)
     assert math.isnan(score.assd_mm)
@@ -95,7 +95,11 @@ def test_two_dimensional_maps_are_scored() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "spacing", "message"),
-    [((4, 4, 3), (1.0, 1.0, 1.0), "same shape"), ((4, 4, 4), (1.0, 1.0), "3 axes"), ((4, 4, 4), (1.0, 0.0, 1.0), "0.0")],
+    [
+        ((4, 4, 3), (1.0, 1.0, 1.0), "same shape"),
+        ((4, 4, 4), (1.0, 1.0), "3 axes"),
+        ((4, 4, 4), (1.0, 0.0, 1.0), "0.0"),
+    ],
 )
 def test_bad_input_is_refused(shape: tuple[int, ...], spacing: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -106,5 +110,7 @@ def test_mean_dice_of_a_case_leaves_blanks_out() -> None:
     def score(dice: float) -> ClassScore:
         return ClassScore(dice, math.nan, math.nan, True, True)
 
-    assert CaseScore("c", "p", "ED", {"a": score(0.5), "b": score(math.nan), "c": score(0.7)}).mean_dice == pytest.approx(0.6)
+    assert CaseScore(
+        "c", "p", "ED", {"a": score(0.5), "b": score(math.nan), "c": score(0.7)}
+    ).mean_dice == pytest.approx(0.6)
     assert math.isnan(CaseScore("c", "p", "ED", {"a": score(math.nan)}).mean_dice)

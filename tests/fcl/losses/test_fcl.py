@@ -24,11 +24,10 @@ def random_case(queries=6, local=11, drawn=13, length=8, partitions=4, seed=0, d
         "q_BD": unit(queries),
         "partition_B": integers(partitions, queries),
         "volume_B": integers(3, queries),
-        "row_B": integers(local, queries),
+        "k_BD": unit(queries),
         "local_MD": unit(local),
         "local_partition_M": integers(partitions, local),
         "local_volume_M": integers(3, local),
-        "local_row_M": torch.arange(local),
         "drawn_KD": unit(drawn),
         "drawn_partition_K": integers(partitions, drawn),
     }
@@ -44,54 +43,50 @@ def loop_term(q, positives, negatives, temperature):
     return sum(values) / len(values) if values else None
 
 
-def loop_loss(case, temperature, denominator, structural_matching, own_view):
-    local, remote = [], []
+def loop_loss(case, temperature, denominator, structural_matching):
+    local, remote, instance = [], [], []
     for b, q in enumerate(case["q_BD"].double()):
         partition = case["partition_B"][b]
         drawn = list(zip(case["drawn_KD"].double(), case["drawn_partition_K"], strict=True))
         negatives = [n for n, s in drawn if denominator == "literal" or s != partition]
-        own = [
-            k
-            for k, s, v, row in zip(
-                case["local_MD"].double(),
-                case["local_partition_M"],
-                case["local_volume_M"],
-                case["local_row_M"],
-                strict=True,
-            )
-            if (s == partition and v != case["volume_B"][b]) or (own_view and row == case["row_B"][b])
-        ]
+        bank = zip(case["local_MD"].double(), case["local_partition_M"], case["local_volume_M"], strict=True)
+        own = [k for k, s, v in bank if s == partition and v != case["volume_B"][b]]
         local.append(loop_term(q, own, negatives, temperature))
         remote.append(loop_term(q, [n for n, s in drawn if s == partition], negatives, temperature))
+        instance.append(loop_term(q, [case["k_BD"][b].double()], [n for n, _ in drawn], temperature))
 
     def mean(values):
         kept = [v for v in values if v is not None]
         return sum(kept) / max(1, len(kept))
 
-    return mean(local), mean(remote) if structural_matching else 0.0
+    return mean(local), mean(remote) if structural_matching else 0.0, mean(instance)
 
 
 @pytest.mark.parametrize("denominator", ["exclude_same_partition", "literal"])
-@pytest.mark.parametrize("own_view", [True, False])
+@pytest.mark.parametrize("instance_weight", [0.0, 0.7])
 @pytest.mark.parametrize("structural_matching", [True, False])
 @pytest.mark.parametrize(("queries", "local", "drawn"), [(1, 1, 1), (6, 11, 13), (7, 40, 3)])
-def test_equals_the_loop_form(denominator, own_view, structural_matching, queries, local, drawn):
+def test_equals_the_loop_form(denominator, instance_weight, structural_matching, queries, local, drawn):
     case = random_case(queries, local, drawn)
-    loss = FCLLoss(0.2, denominator, structural_matching, own_view)
+    loss = FCLLoss(0.2, denominator, structural_matching, instance_weight)
     terms = loss(**case)
-    local_term, remote_term = loop_loss(case, 0.2, denominator, structural_matching, own_view)
+    local_term, remote_term, instance_term = loop_loss(case, 0.2, denominator, structural_matching)
     assert terms.local.item() == pytest.approx(local_term, rel=1e-5, abs=1e-6)
     assert terms.remote.item() == pytest.approx(remote_term, rel=1e-5, abs=1e-6)
-    assert terms.loss.item() == pytest.approx(local_term + remote_term, rel=1e-5, abs=1e-6)
+    assert terms.instance.item() == pytest.approx(instance_term if instance_weight else 0.0, rel=1e-5)
+    total = local_term + remote_term + instance_weight * instance_term
+    assert terms.loss.item() == pytest.approx(total, rel=1e-5, abs=1e-6)
 
 
 def test_identical_features_give_the_closed_form():
     """All cosines 1: every positive term is log(1 + number of negatives)."""
     case = random_case(queries=4, local=8, drawn=12)
+    case["local_partition_M"] = torch.arange(8) % 4
+    case["local_volume_M"] = torch.full((8,), 7)
     for key in ("q_BD", "local_MD", "drawn_KD"):
         case[key] = normalize(torch.ones_like(case[key]), dim=1)
     case["drawn_partition_K"] = torch.arange(12) % 4
-    terms = FCLLoss(0.1, "exclude_same_partition", own_view=True)(**case)
+    terms = FCLLoss(0.1, "exclude_same_partition")(**case)
     assert terms.remote.item() == pytest.approx(math.log(1 + 9), rel=1e-5)
     assert terms.local.item() == pytest.approx(math.log(1 + 9), rel=1e-5)
     literal = FCLLoss(0.1, "literal")(**case)
@@ -100,10 +95,11 @@ def test_identical_features_give_the_closed_form():
 
 def test_only_the_query_learns():
     case = random_case()
-    for key in ("q_BD", "local_MD", "drawn_KD"):
+    for key in ("q_BD", "k_BD", "local_MD", "drawn_KD"):
         case[key].requires_grad_(True)
-    FCLLoss()(**case).loss.backward()
+    FCLLoss(instance_weight=1.0)(**case).loss.backward()
     assert case["q_BD"].grad.abs().sum() > 0
+    assert case["k_BD"].grad is None
     assert case["local_MD"].grad is None
     assert case["drawn_KD"].grad is None
 
@@ -113,7 +109,7 @@ def test_a_query_without_negatives_has_no_gradient_and_no_nan():
     case["drawn_partition_K"][:] = 2
     case["partition_B"][:] = 2
     case["q_BD"].requires_grad_(True)
-    terms = FCLLoss()(**case)
+    terms = FCLLoss(denominator="exclude_same_partition")(**case)
     terms.loss.backward()
     assert terms.loss.item() == 0.0
     assert torch.equal(case["q_BD"].grad, torch.zeros_like(case["q_BD"]))
@@ -125,7 +121,7 @@ def test_a_batch_without_positives_keeps_its_graph():
     case["drawn_partition_K"][:] = 1
     case["local_partition_M"][:] = 1
     case["q_BD"].requires_grad_(True)
-    terms = FCLLoss(own_view=False)(**case)
+    terms = FCLLoss()(**case)
     terms.loss.backward()
     assert terms.loss.item() == 0.0
 
@@ -159,7 +155,11 @@ def test_loss_falls_when_queries_learn():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"temperature": 0.0}, "temperature must be positive"), ({"denominator": "all"}, "denominator must be")],
+    [
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"denominator": "all"}, "denominator must be"),
+        ({"instance_weight": -1.0}, "instance_weight"),
+    ],
 )
 def test_refuses_bad_settings(arguments, message):
     with pytest.raises(ValueError, match=message):

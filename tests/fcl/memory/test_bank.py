@@ -108,7 +108,9 @@ def test_state_round_trip_continues_bit_for_bit(bank):
     other = FeatureBank(torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([0, 0, 0, 0, 1, 1]), feature_length=4)
     other.load_state_dict(bank.state_dict())
     assert other.remote_sites == bank.remote_sites
-    for mine, theirs in zip(other.draw(4, torch.Generator().manual_seed(3)), bank.draw(4, torch.Generator().manual_seed(3)), strict=True):
+    for mine, theirs in zip(
+        other.draw(4, torch.Generator().manual_seed(3)), bank.draw(4, torch.Generator().manual_seed(3)), strict=True
+    ):
         assert torch.equal(mine, theirs)
 
 

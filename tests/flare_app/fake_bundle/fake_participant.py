@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fcl.federation import FeatureSet, TrainReport
+from fcl.networks.weights import load_weights
 
 D, S = 8, 4
 
@@ -53,7 +54,7 @@ class FakeParticipant:
         return {f"encoder.{name}": tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        self.network.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in weights.items()})
+        load_weights(self.network, weights, prefix="encoder.")
         self._note("pretrained")
 
     def begin_round(self, round_number: int, total_rounds: int, weights: Mapping[str, Tensor]) -> None:

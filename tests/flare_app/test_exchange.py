@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from nvflare.apis.dxo import DXO
+from torch import Tensor
+from torch.nn import functional
+
+from fcl.federation import FeatureSet
+from flare_app.exchange import FEATURES, Exchange, ExchangeError, Limits, decode, encode
+
+LIMITS = Limits(feature_length=6, partitions=4, max_rows=10)
+
+
+def _features(rows: int = 8) -> FeatureSet:
+    generator = torch.Generator().manual_seed(rows)
+    return FeatureSet(
+        functional.normalize(torch.randn(rows, 6, generator=generator), dim=1), torch.arange(rows) % LIMITS.partitions
+    )
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8, 10])
+def test_features_arrive_as_they_were_sent(rows: int) -> None:
+    sent = _features(rows)
+    received = decode(encode(sent, "features", 3), "features", 3, LIMITS)
+    assert received.features.dtype == torch.float32
+    assert received.partition.dtype == torch.int64
+    torch.testing.assert_close(received.features, sent.features, atol=1e-3, rtol=0)
+    torch.testing.assert_close(received.features.norm(dim=1), torch.ones(rows))
+    assert torch.equal(received.partition, sent.partition)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_payload_is_contiguous_half_precision_and_shares_no_memory(dtype: torch.dtype) -> None:
+    wide = functional.normalize(torch.randn(6, 8), dim=0).to(dtype)
+    sent = FeatureSet(wide.T, torch.zeros(8, dtype=torch.int64))
+    payload = encode(sent, "features", 0)
+    assert payload.data_kind == FEATURES
+    assert payload.data["features"].dtype == torch.float16
+    assert payload.data["features"].is_contiguous()
+    before = wide.clone()
+    payload.data["features"].zero_()
+    payload.data["partition"].fill_(3)
+    assert torch.equal(wide, before)
+    assert sent.partition.tolist() == [0] * 8
+
+
+def _with(**data: Any) -> DXO:
+    payload = encode(_features(), "features", 3)
+    payload.data.update(data)
+    return payload
+
+
+def _rows(value: float) -> Tensor:
+    rows = _features().features.half()
+    rows[2] = value
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (DXO("METRICS", data={}), "expected a payload of kind FCL_FEATURES, got METRICS"),
+        (encode(_features(), "prototypes", 3), "expected features of round 3, got prototypes of round 3"),
+        (encode(_features(), "features", 2), "expected features of round 3, got features of round 2"),
+        (
+            _with(volume=torch.zeros(8)),
+            r"expected the tensors features and partition, got \['features', 'partition', 'vol",
+        ),
+        (_with(features=[1.0]), "expected tensors, got list and Tensor"),
+        (_with(features=torch.zeros(8, 5)), r"expected features of shape \(rows, 6\), got \(8, 5\)"),
+        (_with(features=torch.zeros(6)), r"expected features of shape \(rows, 6\), got \(6,\)"),
+        (_with(partition=torch.zeros(7, dtype=torch.int16)), "one whole number per row"),
+        (_with(partition=torch.zeros(8)), "one whole number per row"),
+        (encode(_features(11), "features", 3), "11 rows, more than the 10 accepted from one site"),
+        (_with(features=_rows(float("nan"))), "NaN or infinite"),
+        (_with(features=_rows(float("inf"))), "NaN or infinite"),
+        (_with(features=_rows(0.0)), "not of unit norm: from 0 to 1"),
+        (_with(features=_rows(0.6)), "not of unit norm"),
+        (_with(partition=torch.full((8,), 4, dtype=torch.int16)), "partitions from 4 to 4, outside 0 to 3"),
+        (_with(partition=torch.full((8,), -1, dtype=torch.int16)), "partitions from -1 to -1, outside 0 to 3"),
+    ],
+)
+def test_what_breaks_a_limit_is_not_accepted(payload: DXO, message: str) -> None:
+    with pytest.raises(ExchangeError, match=message):
+        decode(payload, "features", 3, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "secure", "simulated", "allowed"),
+    [
+        (Exchange("features", "peer"), False, False, False),
+        (Exchange("prototypes", "peer"), False, False, False),
+        (Exchange("features", "peer"), True, False, True),
+        (Exchange("features", "peer"), False, True, True),
+        (Exchange("features", "relay"), False, False, True),
+        (Exchange("none", "peer"), False, False, True),
+    ],
+)
+def test_peers_exchange_in_production_only_when_secure(
+    exchange: Exchange, secure: bool, simulated: bool, allowed: bool
+) -> None:
+    assert (exchange.refusal(secure, simulated) is None) == allowed

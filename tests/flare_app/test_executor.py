@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nvflare.apis.dxo import DataKind
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from flare_app.executor import FCLExecutor
+from flare_app.protocol import Header, TaskName, reason_of, report_of, tensors_of, with_report, with_tensors
+from tests.flare_app.loopback import FAKE_BUNDLE, FakeEngine
+
+
+def _executor(**arguments: Any) -> FCLExecutor:
+    return FCLExecutor(**{"config": ["configs/fake.json"], "data": "toy", "bundle_root": FAKE_BUNDLE, **arguments})
+
+
+def _initialize(exchange: str = "none", route: str = "peer") -> Shareable:
+    task = with_tensors(DataKind.WEIGHTS, {})
+    for name, value in ((Header.EXCHANGE, exchange), (Header.ROUTE, route), (Header.SITES, ["site-1", "site-2"])):
+        task.set_header(name, value)
+    task.set_header(Header.RESUME_ROUND, 0)
+    return task
+
+
+def _round(weights: dict[str, torch.Tensor], number: int = 0) -> Shareable:
+    task = with_tensors(DataKind.WEIGHTS, weights)
+    task.set_header(Header.ROUND, number)
+    task.set_header(Header.TOTAL_ROUNDS, 3)
+    return task
+
+
+class Site:
+    def __init__(self, root: Path, executor: FCLExecutor, **engine: Any) -> None:
+        self.engine, self.executor, self.abort = FakeEngine(root, **engine), executor, Signal()
+
+    def do(self, name: str, task: Shareable) -> Shareable:
+        return self.executor.execute(name, task, self.engine.context("site-1"), self.abort)
+
+    def started(self, exchange: str = "none", route: str = "peer") -> dict[str, torch.Tensor]:
+        reply = self.do(TaskName.INITIALIZE, _initialize(exchange, route))
+        assert reply.get_return_code() == ReturnCode.OK, reason_of(reply)
+        return tensors_of(self.do(TaskName.INITIAL_WEIGHTS, with_report({})), DataKind.WEIGHTS)
+
+
+def test_unknown_task_is_declined(tmp_path: Path) -> None:
+    assert Site(tmp_path, _executor()).do("dance", Shareable()).get_return_code() == ReturnCode.TASK_UNKNOWN
+
+
+@pytest.mark.parametrize("name", [TaskName.INITIAL_WEIGHTS, TaskName.SHARE, TaskName.TRAIN, TaskName.VALIDATE])
+def test_process_without_state_refuses_with_the_fix(tmp_path: Path, name: str) -> None:
+    reply = Site(tmp_path, _executor()).do(name, _round({}))
+    assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "run it with -t equal to -n" in reason_of(reply)
+
+
+def test_signature_tells_architecture_and_counts(tmp_path: Path) -> None:
+    report = report_of(Site(tmp_path, _executor()).do(TaskName.INITIALIZE, _initialize()))
+    assert report["spec"] == {"encoder.bias": "float32 [8]", "encoder.weight": "float32 [8, 8]"}
+    assert report["description"] == {"slices": 24, "volumes": 2, "feature_length": 8, "partitions": 4}
+    assert report["settings"] == {"config": ["configs/fake.json"], "overrides": {}, "seed": 0}
+
+
+def test_update_is_the_difference_to_the_global_weights(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    weights = {name: tensor + 1 for name, tensor in site.started().items()}
+    reply = site.do(TaskName.TRAIN, _round(weights))
+    update, report = tensors_of(reply, DataKind.WEIGHT_DIFF), report_of(reply)
+    assert site.executor._participant is not None
+    for name, tensor in site.executor._participant.weights().items():
+        torch.testing.assert_close(weights[name] + update[name], tensor)
+    assert report["count"] == 24
+    assert report["validation"] == {}
+    assert set(report["metrics"]) == {"loss"}
+    assert site.engine.events == ["analytix_log_stats"]
+
+
+def test_validation_is_of_the_weights_that_came(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    weights = site.started()
+    expected = 1.0 / (1.0 + float(weights["encoder.weight"].square().sum()))
+    task = _round(weights)
+    task.set_header(Header.VALIDATE, True)
+    report = report_of(site.do(TaskName.TRAIN, task))
+    assert report["validation"] == {"mean_dice": pytest.approx(expected), "count": 2.0}
+    assert report_of(site.do(TaskName.VALIDATE, _round(weights, 3)))["validation"] == report["validation"]
+
+
+def test_peers_get_the_snapshot_of_the_round_and_each_a_copy(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    weights = site.started("features")
+    request = Shareable()
+    request.set_header(Header.ROUND, 0)
+    assert "no features of round 0" in reason_of(site.do(TaskName.GET_FEATURES, request))
+    reply = site.do(TaskName.SHARE, _round(weights))
+    assert report_of(reply) == {"rows": 16}
+    first, second = (tensors_of(site.do(TaskName.GET_FEATURES, request), "FCL_FEATURES") for _ in range(2))
+    assert torch.equal(first["features"], second["features"])
+    first["features"].zero_()
+    again = tensors_of(site.do(TaskName.GET_FEATURES, request), "FCL_FEATURES")
+    assert torch.equal(again["features"], second["features"])
+    request.set_header(Header.ROUND, 1)
+    assert "no features of round 1" in reason_of(site.do(TaskName.GET_FEATURES, request))
+
+
+def test_training_with_exchange_needs_the_round_to_have_begun(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    site.started("features")
+    task = _round({})
+    task.set_header(Header.PEERS, ["site-1", "site-2"])
+    assert reason_of(site.do(TaskName.TRAIN, task)) == "round 0 was not begun at this site"
+
+
+@pytest.mark.parametrize(("secure", "code"), [(False, ReturnCode.EXECUTION_EXCEPTION), (True, ReturnCode.OK)])
+def test_peer_exchange_in_production_needs_certificates(tmp_path: Path, secure: bool, code: str) -> None:
+    site = Site(tmp_path, _executor(), simulated=False, secure=secure)
+    assert site.do(TaskName.INITIALIZE, _initialize("features")).get_return_code() == code
+
+
+def test_error_texts_stay_at_the_site(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(tmp_path, _executor(overrides={"fail": {"site-1/0": "raise"}}))
+    reply = site.do(TaskName.TRAIN, _round(site.started()))
+    assert reason_of(reply) == "FileNotFoundError in task 'train', see the log of site-1"
+    assert "patient007" not in str(dict(reply))
+    assert "patient007" in caplog.text
+
+
+def test_abort_ends_training_early(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    weights = site.started()
+    site.abort.trigger("stop")
+    update = tensors_of(site.do(TaskName.TRAIN, _round(weights)), DataKind.WEIGHT_DIFF)
+    assert all(not tensor.any() for tensor in update.values())
+
+
+def test_site_settings_reach_the_workflow(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/fcl_site.json").write_text('{"batch_size": 7, "site": "mgh"}')
+    site = Site(tmp_path, _executor(overrides={"batch_size": 5}))
+    site.started()
+    assert (site.executor._participant.batch_size, site.executor._participant.site) == (7, "mgh")  # type: ignore[union-attr]
+
+
+def test_pretrained_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    task = with_tensors(DataKind.WEIGHTS, {"encoder.weight": torch.zeros(3, 3)})
+    for name in (Header.EXCHANGE, Header.ROUTE, Header.SITES):
+        task.set_header(name, _initialize().get_header(name))
+    reply = Site(tmp_path, _executor()).do(TaskName.INITIALIZE, task)
+    assert reason_of(reply) == "the pre-trained weights do not fit the network of configs/fake.json"
+
+
+def test_state_is_saved_only_where_asked_and_an_earlier_run_is_forgotten(tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "site-1"
+    folder.mkdir(parents=True)
+    (folder / "round_00009.pt").write_bytes(b"of an earlier run")
+    site = Site(tmp_path / "ws", _executor(checkpoint_dir=str(tmp_path / "state")))
+    weights = site.started()
+    assert list(folder.iterdir()) == []
+    site.do(TaskName.TRAIN, _round(weights))
+    assert [file.name for file in folder.iterdir()] == ["round_00001.pt"]
+    other = Site(tmp_path / "other", _executor())
+    other.do(TaskName.TRAIN, _round(other.started()))
+    assert list((tmp_path / "other").rglob("*.pt")) == []
+
+
+def test_workflow_is_finalized_at_the_end_of_the_run(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    site.executor.handle_event(EventType.END_RUN, site.engine.context("site-1"))  # nothing was opened: nothing to end
+    site.started()
+    ended = []
+    site.executor._workflow.finalize = lambda: ended.append(True)
+    site.executor.handle_event(EventType.END_RUN, site.engine.context("site-1"))
+    assert ended == [True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": []}, "config must name at least one config file"),
+        ({"peer_timeout_s": 0}, "must be positive, got 0 and 65536"),
+        ({"max_feature_rows": 0}, "must be positive, got 120.0 and 0"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _executor(**arguments)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flare_app import job
+from flare_app.job import JOBS, JobSettings, main
+
+
+def _exported(folder: Path, side: str) -> dict[str, Any]:
+    config = json.loads((folder / "app/config" / f"config_fed_{side}.json").read_text())
+    return (config["workflows"][0] if side == "server" else config["executors"][0]["executor"])["args"]
+
+
+def test_options_reach_the_exported_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--rounds 7 --exchange prototypes --route relay --method simclr --data acdc --seed 5 --min-sites 3"
+    options += (
+        " --validate-every 0 --set annotated=1 --set trainer::lr=0.5 --set fold=name --checkpoint-dir kept --resume"
+    )
+    assert main(["export", "fcl_pretrain", "--out", str(tmp_path), *options.split()]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder == tmp_path / "fcl_pretrain"
+    server, client = _exported(folder, "server"), _exported(folder, "client")
+    assert {name: server[name] for name in ("num_rounds", "exchange", "route", "min_sites", "validate_every")} == {
+        "num_rounds": 7,
+        "exchange": "prototypes",
+        "route": "relay",
+        "min_sites": 3,
+        "validate_every": 0,
+    }
+    assert (server["checkpoint_dir"], server["resume"], client["checkpoint_dir"]) == ("kept", True, "kept")
+    assert client["config"] == ["configs/pretrain.json", "configs/methods/simclr.json"]
+    assert client["overrides"] == {"annotated": 1, "trainer::lr": 0.5, "fold": "name"}
+    assert (client["data"], client["seed"]) == ("acdc", 5)
+    assert json.loads((folder / "meta.json").read_text())["min_clients"] == 3
+
+
+def test_run_asks_for_a_thread_per_site_and_gives_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class Job:
+        def simulator_run(self, workspace: str, **arguments: Any) -> int:
+            asked.update(arguments, workspace=workspace)
+            return 2
+
+    def build(settings: JobSettings) -> Job:
+        asked["settings"] = settings
+        return Job()
+
+    monkeypatch.setattr(job, "build_job", build)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FCL_SITE_SETTINGS", "")
+    options = ["--sites", "1", "--workspace", "ws", "--pretrained", "encoder.pt", "--checkpoint-dir", "state"]
+    assert main(["run", "finetune", *options, "--site-settings", "site.json"]) == 2
+    assert (asked["n_clients"], asked["threads"], asked["workspace"]) == (1, 1, str(tmp_path / "ws"))
+    assert asked["settings"].min_sites == 1
+    # The simulator runs elsewhere: paths that its processes read must not depend on the folder.
+    assert asked["settings"].pretrained == str(tmp_path / "encoder.pt")
+    assert asked["settings"].checkpoint_dir == str(tmp_path / "state")
+    assert job.os.environ["FCL_SITE_SETTINGS"] == str(tmp_path / "site.json")
+    assert "the job failed (code 2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["export", "segment", "--out", "x"], "invalid choice: 'segment'"),
+        (["export", "finetune", "--out", "x", "--set", "fold"], "expected KEY=VALUE, got 'fold'"),
+        (["run", "finetune", "--workspace", "x", "--resume"], "--resume needs --checkpoint-dir"),
+    ],
+)
+def test_wrong_options_are_explained(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(options)
+    assert message in capsys.readouterr().err
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "python -m flare_app.job run fcl_pretrain --sites 4" in capsys.readouterr().out
+
+
+def test_pretraining_exchanges_features_between_peers_and_fine_tuning_does_not() -> None:
+    assert (JOBS["fcl_pretrain"].exchange, JOBS["fcl_pretrain"].route) == ("features", "peer")
+    assert (JOBS["finetune"].exchange, JOBS["finetune"].best_metric) == ("none", "mean_dice")

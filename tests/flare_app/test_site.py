@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flare_app.protocol import SiteError
+from flare_app.site import SiteSettings, read_settings, site_seed
+
+
+def test_defaults_change_nothing(tmp_path: Path) -> None:
+    assert read_settings("site-1", tmp_path, environ={}) == SiteSettings()
+    assert SiteSettings().overrides() == {}
+
+
+def test_file_in_the_local_folder_is_read_and_the_variable_goes_before_it(tmp_path: Path) -> None:
+    (tmp_path / "fcl_site.json").write_text(json.dumps({"dataset_dir": "/data/{SITE_NAME}", "threads": 2}))
+    assert read_settings("site-3", tmp_path, environ={}) == SiteSettings(dataset_dir="/data/site-3", threads=2)
+    (tmp_path / "of-site-3.json").write_text(json.dumps({"data": "acdc"}))
+    chosen = {"FCL_SITE_SETTINGS": str(tmp_path / "of-{SITE_NAME}.json")}
+    assert read_settings("site-3", tmp_path, environ=chosen) == SiteSettings(data="acdc")
+    with pytest.raises(SiteError, match=r"the file that \$FCL_SITE_SETTINGS names does not exist"):
+        read_settings("site-4", tmp_path, environ=chosen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset": "/d"}, "unknown key 'dataset', did you mean 'dataset_dir'?"),
+        ({"qqq": 1}, "unknown key 'qqq', known are dataset_dir, data, split_file"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, got 0"),
+        ({"threads": True}, "threads must be a whole number of at least 1, got True"),
+        ({"batch_size": "32"}, "batch_size must be a whole number of at least 1, got '32'"),
+        ({"dataset_dir": 5}, "dataset_dir must be a text, got int"),
+        ({"batchsize": 3, "threads": -1}, "did you mean 'batch_size'?; threads must be"),
+    ],
+)
+def test_bad_settings_are_all_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SiteError) as error:
+        SiteSettings.from_dict(settings, "local/fcl_site.json")
+    assert message in str(error.value)
+    assert str(error.value).startswith("site settings (local/fcl_site.json): ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "cannot be read as JSON"), ("[]", "must be a JSON object, got list")]
+)
+def test_file_that_is_no_json_object(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "fcl_site.json").write_text(text)
+    with pytest.raises(SiteError, match=message):
+        read_settings("site-1", tmp_path, environ={})
+
+
+def test_overrides_are_config_keys() -> None:
+    settings = SiteSettings(dataset_dir="/d", device="cuda:1", batch_size=8, data="acdc")
+    assert settings.overrides() == {"dataset_dir": "/d", "batch_size": 8, "device": "$torch.device('cuda:1')"}
+
+
+def test_seeds_differ_by_site_and_job_and_stay_the_same() -> None:
+    seeds = {site_seed(seed, f"site-{i}") for seed in range(5) for i in range(20)}
+    assert len(seeds) == 100
+    assert site_seed(0, "site-1") == 456903655
