@@ -1,4 +1,5 @@
-"""What a federation may ask of one site's workflow. The configs declare such an object as their property ``participant``.
+"""What a federation may ask of one site's workflow. The configs declare such an object as their property
+``participant``.
 
 Letters: M shared rows, D feature length.
 """
@@ -49,7 +50,8 @@ class TrainReport:
 class Participant(Protocol):
     """One site's side of a round, as the federation sees it.
 
-    A round is ``begin_round``, then (with feature exchange) ``publish`` here and ``receive`` of the peers' sets, then ``train``.
+    A round is ``begin_round``, then (with feature exchange) ``publish`` here and ``receive`` of the peers' sets, then
+    ``train``.
     """
 
     shares_features: bool

@@ -1,5 +1,6 @@
 """Checks and choices that configs call from their expressions; imports nothing heavier than torch and MONAI."""
 
+from fcl.config.errors import explain_errors
 from fcl.config.guard import check_overlays, refuse_unknown_keys, require
 from fcl.config.options import as_switch
 from fcl.config.precision import autocast_dtype, to_fast_layout
@@ -9,6 +10,7 @@ __all__ = [
     "as_switch",
     "autocast_dtype",
     "check_overlays",
+    "explain_errors",
     "record_configuration",
     "refuse_unknown_keys",
     "require",

@@ -42,18 +42,22 @@ def autocast_dtype(device: torch.device | str, request: str = "auto") -> torch.d
 
 
 def to_fast_layout(module: Module, spatial_dims: int) -> Module:
-    """``module`` in channels-last memory format, in place, which convolution libraries run fastest.
+    """``module`` in channels-last memory format, in place, where that is the faster one.
 
-    Inputs may stay as they are: the first convolution converts them.
+    Convolution libraries run it fastest, and inputs may stay as they are: the first convolution converts them. The exception
+    is instance normalisation on a CPU, which PyTorch computes a fifth slower in it (whole training step of the 2-D U-Net).
 
     Args:
-        module: network.
+        module: network, on the device where it will run.
         spatial_dims: 2 or 3, of its convolutions.
 
     Raises:
-        ValueError: for other ``spatial_dims``.
+        ValueError: for other dimensions.
     """
-    formats = {2: torch.channels_last, 3: torch.channels_last_3d}
-    if spatial_dims not in formats:
+    if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
-    return module.to(memory_format=formats[spatial_dims])
+    on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
+    if on_cpu and any(isinstance(layer, nn.InstanceNorm2d | nn.InstanceNorm3d) for layer in module.modules()):
+        return module
+    memory_format = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+    return module.to(memory_format=memory_format)

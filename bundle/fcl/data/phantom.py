@@ -2,8 +2,8 @@
 
     python -m fcl.data.phantom --out <folder> --sites 4 --patients 8 --seed 0
 
-Short-axis cardiac volumes at ED and ES with labels (1 RV, 2 myocardium, 3 LV), and ``split.json`` that gives every hospital
-its patients. Results on it say that the software works, and nothing about patients.
+Short-axis cardiac volumes at ED and ES with labels (1 RV, 2 myocardium, 3 LV), and ``split.json`` that gives every
+hospital its patients. Results on it say that the software works, and nothing about patients.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def generate(
         FileExistsError: when ``out_dir`` holds something.
     """
     if sites < 1 or patients < 1 or cine_frames < 0:
-        raise ValueError(f"sites and patients must be at least 1, cine_frames 0; got {sites}, {patients}, {cine_frames}")
+        raise ValueError(
+            f"sites and patients must be at least 1, cine_frames 0; got {sites}, {patients}, {cine_frames}"
+        )
     if not 1 <= folds <= patients:
         raise ValueError(f"folds must lie in 1..{patients}, the patients of a site; got {folds}")
     out = Path(out_dir)
@@ -76,7 +78,12 @@ def generate(
 
 
 def ensure_phantom(
-    root: str | Path | None = None, sites: int = 4, patients: int = 8, seed: int = 0, cine_frames: int = 0, folds: int = 4
+    root: str | Path | None = None,
+    sites: int = 4,
+    patients: int = 8,
+    seed: int = 0,
+    cine_frames: int = 0,
+    folds: int = 4,
 ) -> str:
     """The phantom of these arguments, generated once; safe against several processes and a killed one.
 
@@ -115,7 +122,8 @@ def _write_patient(folder: Path, scanner: Scanner, key: tuple[int, int, int], ci
         _save(image, scanner, folder / f"{stem}.nii.gz")
         _save(label, scanner, folder / f"{stem}_gt.nii.gz")
     if cine_frames:
-        # The cine's own frames are 1..cine_frames of the beat; ED is frame 1, and ES lies among them when they reach it.
+        # The cine's own frames are 1..cine_frames of the beat; ED is frame 1, and ES lies among them when they reach
+        # it.
         phases = [0.5 - 0.5 * np.cos(np.pi * _beat(frame, end_systole)) for frame in range(1, cine_frames + 1)]
         cine = np.stack([scan(heart.at(float(phase)), scanner, session)[0] for phase in phases], axis=3)
         _save(cine, scanner, folder / f"{folder.name}_4d.nii.gz")
@@ -142,7 +150,9 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=4, help="hospitals (default 4)")
     parser.add_argument("--patients", type=int, default=8, help="patients of each (default 8)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cine_frames", type=int, default=0, help="frames of an unlabelled cine a patient (default 0: none)")
+    parser.add_argument(
+        "--cine_frames", type=int, default=0, help="frames of an unlabelled cine a patient (default 0: none)"
+    )
     parser.add_argument("--folds", type=int, default=4)
     arguments = parser.parse_args()
     try:

@@ -181,17 +181,31 @@ def _thorax(heart: Heart, s: float, x: Array, y: Array, soft: float, rng: np.ran
     for side in (-1.0, 1.0):
         canvas = _paint(
             canvas,
-            _ellipse(x, y, side * wide * 0.5 - 8, 10 + 14 * s, wide * 0.42 * (1.1 - 0.25 * s), deep * (0.78 - 0.3 * max(s, 0)), 2 * soft),
+            _ellipse(
+                x,
+                y,
+                side * wide * 0.5 - 8,
+                10 + 14 * s,
+                wide * 0.42 * (1.1 - 0.25 * s),
+                deep * (0.78 - 0.3 * max(s, 0)),
+                2 * soft,
+            ),
             LUNG,
         )
     rise = np.clip((s - 0.15) * 1.4, 0.0, 1.3)
     if rise > 0:
-        canvas = _paint(canvas, _ellipse(x, y, -52, 52 - 22 * rise, 70 * heart.liver * rise + 8, 44 * rise + 6, 2 * soft), LIVER)
+        canvas = _paint(
+            canvas, _ellipse(x, y, -52, 52 - 22 * rise, 70 * heart.liver * rise + 8, 44 * rise + 6, 2 * soft), LIVER
+        )
         canvas = _paint(canvas, _disc(x, y, 58, 46 - 12 * rise, 6 + 22 * rise * heart.liver, 2 * soft), 0.62)
     canvas = _paint(canvas, _disc(x, y, -22, 74, 17, soft), 0.55)
     canvas = _paint(canvas, _disc(x, y, -22, 92, 7, soft), 0.25)
     canvas = _paint(canvas, _disc(x, y, 8, 62, 11, soft), BLOOD)
     vessels = rng.uniform(-70, 70, (14, 2))
     for vx, vy in vessels:
-        canvas = _paint(canvas, _disc(x, y, float(vx) * 1.3 + 18 * s, float(vy) - 10 * s, float(rng.uniform(1.5, 4)), soft) * 0.7, 0.6)
+        canvas = _paint(
+            canvas,
+            _disc(x, y, float(vx) * 1.3 + 18 * s, float(vy) - 10 * s, float(rng.uniform(1.5, 4)), soft) * 0.7,
+            0.6,
+        )
     return canvas

@@ -62,8 +62,8 @@ def scan(heart: Heart, scanner: Scanner, session: int) -> tuple[NDArray[np.int16
     Args:
         heart: the patient.
         scanner: the hospital.
-        session: seed of what is the same in all phases of an examination (placement, breath-holds) and, with the phase, of
-            the noise.
+        session: seed of what is the same in all phases of an examination (placement, breath-holds) and, with the
+            phase, of the noise.
     """
     fixed = np.random.default_rng(session)
     noise = np.random.default_rng((session, round(1000 * heart.phase)))

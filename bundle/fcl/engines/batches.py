@@ -1,4 +1,4 @@
-"""A batch of slices on its way to the network: onto the device, augmented there, in the fast memory layout."""
+"""A batch of slices on its way to the network: onto the device and augmented there."""
 
 from __future__ import annotations
 
@@ -43,8 +43,6 @@ class AugmentBatch(PrepareBatch):
         )
         if self.augmentation is not None:
             image, label = self.augmentation(image, label, generator=self.generator)
-        if image.ndim == 4:
-            image = image.contiguous(memory_format=torch.channels_last)
         return image, label
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -23,12 +23,15 @@ from fcl.memory import FeatureBank
 class FCLTrainer(Trainer):
     """Trains the main encoder against the feature bank; the momentum encoder follows it.
 
-    One iteration: two augmented views of a batch of slices; view 1 through the main encoder gives the queries, view 2 through
-    the momentum encoder the features that overwrite those slices' rows of the bank; K features are drawn from it, the loss is
-    taken, the main encoder steps, the momentum encoder moves by ``momentum * old + (1 - momentum) * new`` (MoCo, He et al. 2020).
+    One iteration: two augmented views of a batch of slices; view 1 through the main encoder gives the queries, view 2
+        through
+    the momentum encoder the features that overwrite those slices' rows of the bank; K features are drawn from it, the
+    loss is
+    taken, the main encoder steps, the momentum encoder moves by ``momentum * old + (1 - momentum) * new`` (MoCo, He
+    et al. 2020).
 
-    Any MONAI or ignite handler attaches. ``engine.state.output`` holds ``loss`` and the loss's terms and monitors as floats on the
-    device; their means over an epoch are in ``engine.state.metrics``.
+    Any MONAI or ignite handler attaches. ``engine.state.output`` holds ``loss`` and the loss's terms and monitors as
+    floats on the device; their means over an epoch are in ``engine.state.metrics``.
 
     Args:
         device: where to train.
@@ -121,8 +124,6 @@ class FCLTrainer(Trainer):
 
     def embed(self, network: nn.Module, image_BCHW: Tensor) -> Tensor:
         """Unit features (B, D) of a batch."""
-        if image_BCHW.ndim == 4:
-            image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
         return self.inferer(image_BCHW, network)
 
     @torch.no_grad()

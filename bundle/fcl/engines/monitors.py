@@ -50,14 +50,15 @@ def uniformity(features_MD: Tensor) -> float:
 class PartitionKNN:
     """Logs at the end of an epoch how well neighbours in feature space lie in the same part of the anatomy.
 
-    Stored features are the training patients' slices, queries the validation patients'; both un-augmented, taken from the
-    pooled encoder (what fine-tuning inherits), not from the projection head. Writes ``partition_knn`` and ``uniformity`` to
-    ``engine.state.metrics``.
+    Stored features are the training patients' slices, queries the validation patients'; both un-augmented, taken from
+    the pooled encoder (what fine-tuning inherits), not from the projection head. Writes ``partition_knn`` and
+    ``uniformity`` to ``engine.state.metrics``.
 
     Args:
         network: a :class:`fcl.networks.ContrastiveNetwork`.
         cache: the site's slices.
-        train_volumes, validation_volumes: names of the volumes to store and to query; without the latter nothing is logged.
+        train_volumes, validation_volumes: names of the volumes to store and to query; without the latter nothing is
+            logged.
         neighbours: k of the vote.
         interval: epochs between two measurements; 0 measures only when called.
         batch_size: slices a forward pass.

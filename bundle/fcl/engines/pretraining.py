@@ -20,7 +20,8 @@ class PretrainParticipant:
     """Hosts an :class:`FCLTrainer` for the life of a federation (see :class:`fcl.federation.Participant`).
 
     A round is one epoch of the trainer's loader; the learning rate follows the schedule over all rounds.
-    At the start of a round the momentum encoder may become a copy of the averaged encoder (``momentum_sync="global"``) and
+    At the start of a round the momentum encoder may become a copy of the averaged encoder
+    (``momentum_sync="global"``) and
     the bank's local rows are made afresh with it in one forward pass, so that the features which the sites exchange
     share one space; features from each site's own drifted encoder do not. Both are ours, not the paper's.
 
@@ -30,7 +31,8 @@ class PretrainParticipant:
         schedule: learning-rate schedule attached to the trainer.
         monitor: measures partition kNN accuracy.
         max_shared_rows: features shown to peers in a round, at most; None shows one per slice.
-        norm_stats: whether running statistics of batch normalisation are averaged or stay local; without such buffers no matter.
+        norm_stats: whether running statistics of batch normalisation are averaged or stay local; without such buffers
+            no matter.
         momentum_sync: ``"global"`` or ``"local"`` (the momentum encoder goes on as it is).
         seed: of the snapshot's shuffle.
     """

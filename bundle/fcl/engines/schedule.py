@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 
 
 def warmup_cosine(progress: float, warmup: float = 0.05, floor: float = 0.0) -> float:
-    """Factor on the base rate: linear rise over the first ``warmup`` share of the training, then half a cosine down to ``floor``.
+    """Factor on the base rate: linear rise over the first ``warmup`` share of the training, then half a cosine down
+    to ``floor``.
 
     Args:
         progress: share of the training that is done, 0..1 (values beyond 1 stay at ``floor``).

@@ -1,120 +1,84 @@
-"""One self-contained HTML page about a study: scores, pre-training curves, pictures, cost, and how it was run."""
+"""One HTML page about a study, self-contained: scores, pre-training curves, traffic, pictures, and how it was run."""
 
 from __future__ import annotations
 
 import base64
 import csv
-import hashlib
 import json
-import math
 import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from fcl.evaluation.figures import curve, dice_by_case
+from fcl.evaluation.figures import Series, dice_by_volume, over_rounds
 from fcl.evaluation.table import describe_values
 
-_PACKAGES = ("fcl", "torch", "monai", "nvflare", "pytorch-ignite", "nibabel", "numpy")
 _METRICS = (("dice", "Dice", 3), ("hd95_mm", "HD95 (mm)", 1), ("assd_mm", "ASSD (mm)", 2))
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """One arm of the study.
-
-    Args:
-        name: as the tables show it.
-        folder: output of an evaluation: ``summary.json``, ``scores.csv``, ``overlay_*.png``.
-        minutes: of its training; None when not known.
-    """
-
-    name: str
-    folder: Path
-    minutes: float | None = None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture and what it shows."""
-
-    caption: str
-    path: Path
+_TRAFFIC = ("weights_down", "weights_up", "features_down", "features_up")
+_PACKAGES = ("fcl", "torch", "monai", "nvflare", "pytorch-ignite", "nibabel", "numpy")
+_RANKS = ("worst", "median", "best")
 
 
 def write_report(
-    out_html: str | Path,
-    *,
-    title: str,
-    runs: Sequence[RunResult],
-    pretrain_rounds: Sequence[Mapping[str, Any]] | None = None,
-    pictures: Sequence[Picture] | None = None,
-    config: Mapping[str, Any] | None = None,
-    hardware: Mapping[str, str] | None = None,
-    versions: Mapping[str, str] | None = None,
-    minutes: Mapping[str, float] | None = None,
-    partitions: int = 4,
-    notes: Sequence[str] = (),
+    path: str | Path, *, title: str, arms: Mapping[str, Path], rounds: Path | None, facts: Mapping[str, str]
 ) -> Path:
-    """Write the report; it loads nothing from anywhere.
+    """Write the report; the page loads nothing from anywhere.
 
     Args:
-        out_html: file to write, replaced in one step; its folder is made when missing.
+        path: HTML file to write, replaced in one step; its folder is made when missing.
         title: heading.
-        runs: the arms, the one that the others are compared with first.
-        pretrain_rounds: lines of the federation's ``rounds.jsonl``.
-        pictures: overlays; None takes those in the arms' folders.
-        config: settings of the study; shown with their hash.
-        hardware: by default this machine's.
-        versions: by default those of the installed packages.
-        minutes: stage to wall time.
-        partitions: S, for the level of chance of the partition accuracy.
-        notes: sentences on what the reader must know.
+        arms: name of an arm to the output folder of its evaluation (``scores.csv``, ``summary.json``, ``overlay_*``);
+            the first is the one that the others are compared with.
+        rounds: the federation's ``rounds.jsonl``; None leaves curves and traffic out.
+        facts: what a reader must know to judge or repeat the study: hardware, minutes, versions, configuration.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: without runs, with two of one name, or with runs of different classes.
-        FileNotFoundError: a run's folder lacks its results; all that is missing is listed.
+        ValueError: without arms, for files that are missing, empty or unreadable (all of them named), or when the arms
+            were not scored on the same volumes and classes.
     """
-    summaries, scores = _read(runs)
+    if not arms:
+        raise ValueError("arms must name at least one evaluation, got none")
+    summaries, scores, lines = _read(arms, rounds)
     classes = list(summaries[0]["classes"])
-    rounds = [line for line in pretrain_rounds or [] if line.get("sites") and line.get("metrics")]
-    settings = dict(config or {})
     page = {
         "title": title,
-        "runs": runs,
+        "arms": list(arms),
         "classes": classes,
-        "metrics": [_table(metric, heading, digits, summaries, classes) for metric, heading, digits in _METRICS],
+        "cases": summaries[0]["cases"],
         "mean_dice": [_number(summary["mean_dice"], 3) for summary in summaries],
-        "cases": [summary["cases"] for summary in summaries],
-        "differences": [_differences(scores[0], other, classes) for other in scores[1:]],
-        "strip": Markup(dice_by_case({run.name: _by_class(s, classes) for run, s in zip(runs, scores, strict=True)})),
-        "curves": [Markup(svg) for svg in _curves(pretrain_rounds or [], rounds, partitions)],
-        "rounds": len(rounds),
-        "traffic": _traffic(rounds),
-        "pictures": [(p.caption, _inline(p.path)) for p in (_overlays(runs) if pictures is None else pictures)],
-        "minutes": {name: f"{value:.1f}" for name, value in (minutes or {}).items()},
-        "hardware": dict(hardware) if hardware is not None else machine(),
-        "versions": dict(versions) if versions is not None else installed_versions(),
-        "config": json.dumps(settings, indent=2, default=str) if settings else "",
-        "config_hash": hash_of(settings),
-        "notes": list(notes),
+        "metrics": [
+            (heading, [_cells(summary, metric, digits, classes) for summary in summaries])
+            for metric, heading, digits in _METRICS
+        ],
+        "gains": [_gains(scores[0], other, classes) for other in scores[1:]],
+        "missed": [[summary["classes"][name]["missed"] for name in classes] for summary in summaries],
+        "invented": [[summary["classes"][name]["invented"] for name in classes] for summary in summaries],
+        "dots": dice_by_volume({name: _dice(rows, classes) for name, rows in zip(arms, scores, strict=True)}),
+        "curves": [over_rounds(*curve) for curve in _curves(lines)],
+        "traffic": _traffic(lines),
+        "rounds": sum(bool(line["sites"]) for line in lines),
+        "pictures": [(name, _overlays(Path(folder))) for name, folder in arms.items()],
+        "facts": dict(facts),
     }
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["data_uri"] = _data_uri
     text = environment.get_template("report.html.j2").render(page)
-    target = Path(out_html)
+    target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     unfinished.write_text(text, encoding="utf-8")
@@ -122,30 +86,19 @@ def write_report(
     return target
 
 
-def hash_of(config: Mapping[str, Any]) -> str:
-    """12 hex digits that name a set of settings, whatever their order."""
-    return hashlib.sha256(json.dumps(dict(config), sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def machine() -> dict[str, str]:
-    """What this machine computes with."""
-    found = {"processor": _processor(), "cores": str(os.cpu_count()), "system": platform.platform(terse=True)}
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+def machine_facts() -> dict[str, str]:
+    """This machine and the installed versions of what results depend on, as facts for a report."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = {"Processor": f"{_processor()}, {cores} cores", "System": platform.platform(terse=True)}
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.get_device_name()
-    return found
-
-
-def installed_versions() -> dict[str, str]:
-    """Of Python and the packages that results depend on, as far as they are installed."""
-    found = {"python": platform.python_version()}
+    versions = [f"python {platform.python_version()}"]
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return found
+    return {**found, "Versions": ", ".join(versions)}
 
 
 def _processor() -> str:
@@ -155,93 +108,135 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _read(runs: Sequence[RunResult]) -> tuple[list[dict[str, Any]], list[list[dict[str, str]]]]:
-    names = [run.name for run in runs]
-    if not runs or len(set(names)) < len(names):
-        raise ValueError(f"runs must be at least one, each with a name of its own; got {names}")
-    wanted = [run.folder / file for run in runs for file in ("summary.json", "scores.csv")]
-    missing = [str(file) for file in wanted if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(f"no results at {', '.join(missing)}: run evaluate.json with that --output_dir first")
-    summaries = [json.loads((run.folder / "summary.json").read_text(encoding="utf-8")) for run in runs]
-    kinds = {run.name: sorted(summary["classes"]) for run, summary in zip(runs, summaries, strict=True)}
-    if any(kind != kinds[names[0]] for kind in kinds.values()):
-        raise ValueError(f"the runs have different classes: {kinds}")
-    scores = []
-    for run in runs:
-        with open(run.folder / "scores.csv", newline="", encoding="utf-8") as file:
-            scores.append(list(csv.DictReader(file)))
-    return summaries, scores
+def _read(
+    arms: Mapping[str, Path], rounds: Path | None
+) -> tuple[list[dict[str, Any]], list[list[dict[str, str]]], list[dict[str, Any]]]:
+    """Summaries and score rows of the arms, lines of the rounds; all that is wrong is reported together."""
+    problems: list[str] = []
+    texts: dict[Path, str] = {}
+    wanted = [Path(folder) / name for folder in arms.values() for name in ("summary.json", "scores.csv")]
+    for file in [*wanted, *([Path(rounds)] if rounds else [])]:
+        texts[file] = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if not file.is_file():
+            problems.append(f"{file}: missing")
+        elif not texts[file].strip():
+            problems.append(f"{file}: empty")
+    summaries, scores = [], []
+    for summary_file, scores_file in zip(wanted[::2], wanted[1::2], strict=True):
+        summaries.append(_parse(summary_file, texts[summary_file], problems))
+        scores.append(list(csv.DictReader(texts[scores_file].splitlines())))
+        if texts[scores_file].strip() and not scores[-1]:
+            problems.append(f"{scores_file}: has no rows")
+    lines = []
+    if rounds:
+        # A crash can cut the last line short; the rounds before it stand.
+        whole = [line for line in texts[Path(rounds)].split("\n")[:-1] if line.strip()]
+        lines = [_parse(Path(rounds), line, problems) for line in whole]
+        if not whole and texts[Path(rounds)].strip():
+            problems.append(f"{rounds}: holds no whole line")
+    if problems:
+        raise ValueError(
+            "the report cannot be written:\n"
+            + "\n".join(f"  {problem}" for problem in problems)
+            + "\nAn arm is the --output_dir of a finished evaluate.json, the rounds those of flare_app.job."
+        )
+    volumes = [{(row["case"], row["class"]) for row in rows} for rows in scores]
+    for name, found in zip(arms, volumes, strict=True):
+        if found != volumes[0]:
+            raise ValueError(
+                f"the arms must be scored on the same volumes and classes: {name!r} ({arms[name]}) has "
+                f"{len(found ^ volumes[0])} that differ from those of {next(iter(arms))!r}"
+            )
+    return summaries, scores, lines
 
 
-def _table(
-    metric: str, heading: str, digits: int, summaries: Sequence[Mapping[str, Any]], classes: Sequence[str]
-) -> dict[str, Any]:
-    rows = [[_spread(summary["classes"][name][metric], digits) for name in classes] for summary in summaries]
-    return {"heading": heading, "rows": rows}
+def _parse(file: Path, text: str, problems: list[str]) -> dict[str, Any]:
+    try:
+        return json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        problems.append(f"{file}: not JSON ({error})")
+        return {}
 
 
-def _differences(base: Sequence[dict[str, str]], other: Sequence[dict[str, str]], classes: Sequence[str]) -> list[str]:
-    """Mean and spread over volumes of (other - base) in Dice, for each class; volumes that both arms have a value for."""
-    before, after = (
-        {(row["case"], row["class"]): row["dice"] for row in rows if row["dice"]} for rows in (base, other)
-    )
-    cells = []
-    for name in classes:
-        gains = [float(after[key]) - float(before[key]) for key in before if key[1] == name and key in after]
-        cells.append(_spread(describe_values(gains), 3, sign="+"))
-    return cells
+def _cells(summary: Mapping[str, Any], metric: str, digits: int, classes: Sequence[str]) -> list[str]:
+    return [_spread(summary["classes"][name][metric], digits) for name in classes]
 
 
-def _by_class(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> dict[str, list[float]]:
+def _gains(base: Sequence[dict[str, str]], other: Sequence[dict[str, str]], classes: Sequence[str]) -> dict[str, Any]:
+    """Difference in Dice volume by volume, over the volumes for which both arms have a value."""
+    before, after = ({(r["case"], r["class"]): float(r["dice"]) for r in rows if r["dice"]} for rows in (base, other))
+    both = [key for key in before if key in after]
+    cells = [
+        _spread(describe_values(after[key] - before[key] for key in both if key[1] == name), 3, "+") for name in classes
+    ]
+    cases = sorted({case for case, _ in both})
+    means = [statistics.fmean(after[key] - before[key] for key in both if key[0] == case) for case in cases]
+    return {"cells": cells, "better": sum(mean > 0 for mean in means), "of": len(means)}
+
+
+def _dice(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> dict[str, list[float]]:
     return {name: [float(row["dice"]) for row in rows if row["class"] == name and row["dice"]] for name in classes}
 
 
-def _curves(lines: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]], partitions: int) -> list[str]:
-    loss = [(line["round"] + 1, line["metrics"]["loss"]) for line in rounds if "loss" in line["metrics"]]
-    # Validation is of the weights that a round began with: x is the number of rounds behind them.
-    known = [(line["round"], line["validation"]["partition_knn"]) for line in lines if _validated(line)]
-    figures = []
-    if loss:
-        figures.append(curve(loss, "FCL loss"))
-    if known:
-        figures.append(curve(known, "partition kNN accuracy", "rounds done", (1 / partitions, "chance")))
-    return figures
+def _curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[Series]]]:
+    """Title, unit of y, and series of each figure for which there is something to draw."""
+
+    def trained(key: str, label: str) -> Series:
+        return Series(label, [(line["round"] + 1, line["metrics"][key]) for line in lines if key in line["metrics"]])
+
+    def validated(key: str, label: str) -> Series:
+        # Of the weights that a round began with: x is the number of rounds behind them.
+        return Series(label, [(line["round"], line["validation"][key]) for line in lines if key in line["validation"]])
+
+    similarities = [
+        trained("positive_similarity", "positive pairs"),
+        trained("negative_similarity", "negatives"),
+        trained("similarity_gap", "gap"),
+    ]
+    health = [trained("spread", "spread"), trained("alignment", "alignment"), validated("uniformity", "uniformity")]
+    figures = [
+        ("Loss", "FCL loss (nats)", [trained("loss", "mean over sites")]),
+        ("Partition kNN", "accuracy (share of slices)", [validated("partition_knn", "validation patients")]),
+        ("Similarity", "cosine", similarities),
+        ("Collapse monitors", "value", health),
+    ]
+    drawn = [(title, unit, [s for s in series if s.points]) for title, unit, series in figures]
+    return [figure for figure in drawn if figure[2]]
 
 
-def _validated(line: Mapping[str, Any]) -> bool:
-    value = line.get("validation", {}).get("partition_knn")
-    return value is not None and math.isfinite(value)
-
-
-def _traffic(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """What one site sends and receives in a round: mean over sites and rounds."""
-    entries = [entry for line in rounds for entry in line["sites"].values()]
+def _traffic(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, list[str]]]:
+    """Site, rounds it took part in, and mean MiB of a round in the order of ``_TRAFFIC``; last the sum of all."""
+    entries: dict[str, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        for site, entry in line["sites"].items():
+            entries.setdefault(site, []).append(entry)
     if not entries:
         return []
-    mean = {
-        (what, way): statistics.fmean(entry[f"bytes_{what}_{way}"] for entry in entries)
-        for what in ("weights", "features")
-        for way in ("up", "down")
-    }
-    return [(what, _size(mean[what, "up"]), _size(mean[what, "down"])) for what in ("weights", "features")]
+    rows = [
+        (site, len(own), [_mib(statistics.fmean(entry[f"bytes_{kind}"] for entry in own)) for kind in _TRAFFIC])
+        for site, own in sorted(entries.items(), key=lambda item: (len(item[0]), item[0]))
+    ]
+    every = [entry for own in entries.values() for entry in own]
+    total = [_mib(sum(entry[f"bytes_{kind}"] for entry in every)) for kind in _TRAFFIC]
+    return [*rows, ("all sites, all rounds", sum(row[1] for row in rows), total)]
 
 
-def _size(count: float) -> str:
-    return f"{count / 2**20:.2f} MiB" if count >= 2**19 else f"{count / 2**10:.1f} KiB"
+def _mib(count: float) -> str:
+    return f"{count / 2**20:.2f}" if count == 0 or count >= 10485 else "< 0.01"
 
 
-def _overlays(runs: Sequence[RunResult]) -> list[Picture]:
+def _overlays(folder: Path) -> list[tuple[str, bytes]]:
+    """Caption and PNG of the pictures, worst first."""
     found = []
-    for run in runs:
-        for path in sorted(run.folder.glob("overlay_*.png")):
-            rank, _, case = path.stem.removeprefix("overlay_").partition("_")
-            found.append(Picture(f"{run.name}: {rank} volume by Dice, {case}", path))
+    for rank in _RANKS:
+        for file in sorted(folder.glob(f"overlay_{rank}_*.png")):
+            case = file.stem.removeprefix(f"overlay_{rank}_")
+            found.append((f"{rank} volume by Dice: {case}", file.read_bytes()))
     return found
 
 
-def _inline(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _number(value: float | None, digits: int, sign: str = "") -> str:

@@ -1,4 +1,5 @@
-"""The contrastive loss of FCL: local and remote term (Wu et al., MICCAI 2021, equations for L_local, L_remote and their sum).
+"""The contrastive loss of FCL: local and remote term (Wu et al., MICCAI 2021, equations for L_local, L_remote and
+their sum).
 
 Letters: B queries, D feature length, M local bank rows, K drawn features.
 """
@@ -52,12 +53,13 @@ class FCLLoss(nn.Module):
 
     Args:
         temperature: divides the cosine similarities. The paper does not publish its value; 0.1 is our default.
-        denominator: ``"literal"`` sums over all of ``Q'`` as the equation is printed, so that features of the query's own
+        denominator: ``"literal"`` sums over all of ``Q'`` as the equation is printed, so that features of the query's
+            own
             partition also repel it, which keeps the features spread; ``"exclude_same_partition"`` (what the paper's
             figure 2 draws) leaves those out, and can collapse early in training.
         structural_matching: whether the remote term is part of the loss.
-        instance_weight: weight of a third term ``l(q, {k}, Q')`` whose one positive is the slice's own second view (ours,
-            MoCo's loss over the same bank; 0 is the paper's loss).
+        instance_weight: weight of a third term ``l(q, {k}, Q')`` whose one positive is the slice's own second view
+            (ours, MoCo's loss over the same bank; 0 is the paper's loss).
 
     Raises:
         ValueError: on a temperature that is not positive, an unknown ``denominator`` or a negative weight.

@@ -26,15 +26,16 @@ class LocalFeatures(NamedTuple):
 class FeatureBank:
     """Local and remote features, ``Q = Q_local U {Q_remote of every peer}`` (Wu et al. 2021, feature exchange).
 
-    The local part has one row per slice, overwritten whenever the momentum encoder sees that slice; so its size is fixed.
-    The remote part keeps the latest set of every peer, until it is older than ``max_age`` rounds.
+    The local part has one row per slice, overwritten whenever the momentum encoder sees that slice; so its size is
+    fixed. The remote part keeps the latest set of every peer, until it is older than ``max_age`` rounds.
 
     Args:
         partition: (M,) partition of each local slice.
         volume: (M,) index of the volume of each local slice; never leaves the site.
         feature_length: D.
         partitions: S.
-        max_age: rounds after which a peer's features are dropped; 1 keeps only those of the current round and the one before.
+        max_age: rounds after which a peer's features are dropped; 1 keeps only those of the current round and the one
+            before.
         device: where the bank lives.
 
     Raises:
@@ -52,7 +53,7 @@ class FeatureBank:
     ) -> None:
         if partition.ndim != 1 or partition.shape != volume.shape or len(partition) == 0:
             raise ValueError(
-                f"partition and volume must be equally long vectors, got {tuple(partition.shape)} and {tuple(volume.shape)}."
+                f"partition and volume must be equally long, got {tuple(partition.shape)}; {tuple(volume.shape)}."
             )
         if int(partition.min()) < 0 or int(partition.max()) >= partitions:
             raise ValueError(f"partitions must lie in 0..{partitions - 1}, got {partition.min()}..{partition.max()}.")
@@ -110,7 +111,8 @@ class FeatureBank:
         return LocalFeatures(self._features[rows], self._partition[rows], self._volume[rows], rows)
 
     def draw(self, count: int | None, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """``Q'``: ``count`` features drawn uniformly without replacement from local and remote rows (all, if fewer or None).
+        """``Q'``: ``count`` features drawn uniformly without replacement from local and remote rows (all, if fewer or
+        None).
 
         Returns:
             features (K, D) and partition (K,).

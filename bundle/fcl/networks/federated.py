@@ -20,8 +20,8 @@ def federated_names(module: nn.Module, norm_stats: NormStats) -> list[str]:
 
     Args:
         module: the network.
-        norm_stats: ``"average"`` includes the running statistics of batch normalisation, ``"local"`` keeps them (and only
-            them; FedBN's local affine parameters are another method).
+        norm_stats: ``"average"`` includes the running statistics of batch normalisation, ``"local"`` keeps them (and
+            only them; FedBN's local affine parameters are another method).
 
     Raises:
         ValueError: on another policy.
@@ -58,7 +58,7 @@ def load_federated_weights(module: nn.Module, weights: Mapping[str, Tensor], nor
     ]
     if problems:
         raise ValueError(
-            f"the global weights do not fit this site's network ({len(problems)} differences: {'; '.join(problems[:5])}). "
+            f"the global weights do not fit this network, {len(problems)} differences: {'; '.join(problems[:5])}. "
             "All sites and the server must run the same network configuration."
         )
     module.load_state_dict({**state, **{name: weights[name] for name in expected}})

@@ -19,9 +19,10 @@ class ProjectionHead(nn.Sequential):
         in_features: length of the pooled encoder features.
         hidden: width of the hidden layer.
         out_features: D, length of the features that the loss compares.
-        batch_norm: normalise the pooled features and the hidden layer over the batch. Pooled features of an untrained encoder
-            are nearly parallel (cosine above 0.9), and partitions alone hardly pull them apart: without it, training starts
-            slowly or collapses. The price: in training, a feature depends on which slices share its batch.
+        batch_norm: normalise the pooled features and the hidden layer over the batch. Pooled features of an untrained
+            encoder
+            are nearly parallel (cosine above 0.9), and partitions alone hardly pull them apart: without it, training
+            starts slowly or collapses. The price: in training, a feature depends on which slices share its batch.
     """
 
     def __init__(self, in_features: int, hidden: int = 256, out_features: int = 128, batch_norm: bool = False) -> None:

@@ -65,3 +65,8 @@ def test_fast_layout_changes_strides_not_values(dims, conv, layout):
 def test_fast_layout_refuses_other_dimensions():
     with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 4"):
         to_fast_layout(nn.Identity(), 4)
+
+
+def test_instance_normalisation_on_the_cpu_keeps_its_layout():
+    module = nn.Sequential(nn.Conv2d(4, 4, 3), nn.InstanceNorm2d(4))
+    assert to_fast_layout(module, 2)[0].weight.is_contiguous()

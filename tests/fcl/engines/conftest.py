@@ -26,9 +26,7 @@ def cache(tmp_path_factory) -> SliceCache:
             labels.append(disc)
     np.stack(images)[:, None].astype(np.float16).tofile(folder / "images.f16")
     np.stack(labels)[:, None].astype(np.uint8).tofile(folder / "labels.u8")
-    volumes = [
-        {"volume": f"v{i}", "patient": f"p{i}", "phase": "ED", "labelled": True, "slices": 8} for i in range(6)
-    ]
+    volumes = [{"volume": f"v{i}", "patient": f"p{i}", "phase": "ED", "labelled": True, "slices": 8} for i in range(6)]
     index = {"version": FORMAT_VERSION, "volumes": volumes, "partitions": 4, "spatial_size": [32, 32]}
     (folder / "index.json").write_text(json.dumps(index))
     return SliceCache(folder)

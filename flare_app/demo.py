@@ -1,0 +1,458 @@
+"""The whole method on made-up data: a federation pre-trains an encoder, few annotations fine-tune it, a page reports.
+
+Two arms are fine-tuned in the same way on the same annotated patients: one from random weights, one from the federation's
+encoder. What is finished is kept: a second run goes on where the first stopped.
+
+Examples:
+    python -m flare_app.demo
+    python -m flare_app.demo --workspace runs/longer --rounds 40 --finetune_epochs 20
+    python -m flare_app.demo --workspace runs/tiny --sites 2 --patients 2 --rounds 2 --finetune_epochs 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from flare_app.job import RESULTS
+from flare_app.records import ROUNDS_FILE, read_rounds
+
+ARMS = ("random", "fcl")
+_FOLDS = 2
+_PRETRAIN_STEPS = 10
+_FINETUNE_STEPS = 20
+_ANNOTATED = 1
+# A coarse grid keeps the demo within minutes; every step must see the same one.
+_GRID: dict[str, Any] = {"spatial_size": [64, 64], "pixdim": [3.0, 3.0]}
+_FINETUNE_LINE = re.compile(r"fine-tuning: epoch (\d+)/\d+, (.*), \S+ gone")
+_EVALUATE_LINE = re.compile(r"evaluating: step (\d+)/\d+")
+_TAIL = 25
+_POLL_S = 0.3
+
+
+class StepFailed(RuntimeError):
+    """A step's process ended with an error."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the command line asked for.
+
+    Args:
+        workspace: folder of everything the demo writes.
+        sites: hospitals.
+        patients: of each hospital.
+        rounds: of federated pre-training.
+        finetune_epochs: of 20 steps, for each arm.
+        seed: of data, training and the choice of annotated patients.
+    """
+
+    workspace: Path
+    sites: int
+    patients: int
+    rounds: int
+    finetune_epochs: int
+    seed: int
+
+    @property
+    def phantom(self) -> Path:
+        return self.workspace / "phantom"
+
+    @property
+    def encoder(self) -> Path:
+        return self.workspace / "pretrain" / RESULTS / "last.pt"
+
+    @property
+    def rounds_log(self) -> Path:
+        return self.workspace / "pretrain" / RESULTS / ROUNDS_FILE
+
+    @property
+    def report(self) -> Path:
+        return self.workspace / "report.html"
+
+    def model(self, arm: str) -> Path:
+        return self.workspace / f"finetune_{arm}" / "model_last.pt"
+
+    def scores(self, arm: str) -> Path:
+        return self.workspace / f"evaluate_{arm}"
+
+
+class Meter:
+    """How far a step is: a bar on a terminal, a line for each advance elsewhere."""
+
+    def __init__(self, console: Console, what: str, total: int | None) -> None:
+        self._console, self._what, self._total = console, what, total
+        self._began, self._seen = time.monotonic(), (0, "")
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[place]}"))
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}"))
+        self._bar = Progress(*columns, *times, console=console) if console.is_terminal else None
+        self._task = self._bar.add_task(what, total=total, place="", shown="") if self._bar else None
+
+    def __enter__(self) -> Meter:
+        if self._bar is not None:
+            self._bar.start()
+        else:
+            self._console.print(f"{self._what} ...")
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: int, values: str) -> None:
+        """``done`` of the total are done; ``values`` are the latest."""
+        if (done, values) == self._seen:
+            return
+        self._seen = (done, values)
+        place = f"{done}/{self._total}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, place=place, shown=values)
+            return
+        left = (time.monotonic() - self._began) / max(1, done) * ((self._total or done) - done)
+        parts = [f"  {self._what} {place}", values, f"about {left:.0f} s left"]
+        self._console.print(", ".join(part for part in parts if part), soft_wrap=True)
+
+
+def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[[], tuple[int, str]]) -> None:
+    """Run ``command`` with its output in ``log``; its processes end with this one.
+
+    Args:
+        command: program and arguments.
+        log: file for stdout and stderr, replaced.
+        meter: shows how far it is.
+        look: asked again and again: how much is done, and the latest values.
+
+    Raises:
+        StepFailed: when it ends with an error; the message has the end of the log and its path.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            while process.poll() is None:
+                meter.show(*look())
+                time.sleep(_POLL_S)
+        finally:
+            _end(process)
+    if process.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
+        raise StepFailed(f"{tail}\n\nThe command ended with code {process.returncode}. The whole log: {log}")
+    meter.show(*look())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process and all that it started to end, then make them."""
+    if process.poll() is not None:
+        return
+    parent = psutil.Process(process.pid)
+    family = [parent, *parent.children(recursive=True)]  # FLARE puts sites into sessions of their own
+    for member in family:
+        _signal(member.terminate)
+    for member in psutil.wait_procs(family, timeout=5)[1]:
+        _signal(member.kill)
+    process.wait()
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return
+
+
+class Steps:
+    """Does each step once: a marker file says with which arguments, and after which results, it was finished."""
+
+    def __init__(self, workspace: Path, console: Console) -> None:
+        self._folder = workspace / "steps"
+        self._console = console
+        self.seconds: dict[str, float] = {}
+
+    def do(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        after: Sequence[str],
+        folder: Path,
+        outputs: Sequence[Path],
+        work: Callable[[], None],
+    ) -> None:
+        """Do ``work`` unless its outputs are there, made with these arguments from the present results of ``after``.
+
+        Args:
+            name: of the step.
+            arguments: JSON values that its result depends on.
+            after: names of the steps whose results it uses.
+            folder: that it writes; removed before it starts.
+            outputs: files that a finished step has written.
+            work: the step.
+        """
+        marker = self._folder / f"{name}.json"
+        key = {"arguments": dict(arguments), "after": {step: self._finished(step) for step in after}}
+        known = _read_json(marker)
+        if known.get("key") == key and all(file.exists() for file in outputs):
+            self.seconds[name] = known["seconds"]
+            self._console.print(f"{name}: finished before, in {folder}")
+            return
+        marker.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        began = time.monotonic()
+        work()
+        missing = [str(file) for file in outputs if not file.exists()]
+        if missing:
+            raise StepFailed(f"{name} ended without writing {', '.join(missing)}")
+        self.seconds[name] = time.monotonic() - began
+        self._folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps({"key": key, "finished": time.time(), "seconds": self.seconds[name]}))
+        self._console.print(f"{name}: done in {self.seconds[name]:.0f} s")
+
+    def _finished(self, name: str) -> float:
+        return _read_json(self._folder / f"{name}.json")["finished"]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Its content; nothing when it is missing or was cut short."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def run_demo(demo: Demo, console: Console) -> None:
+    """All steps; see the module."""
+    steps = Steps(demo.workspace, console)
+    steps.do(
+        "phantom",
+        {"sites": demo.sites, "patients": demo.patients, "seed": demo.seed, "folds": _FOLDS},
+        (),
+        demo.phantom,
+        [demo.phantom / "split.json"],
+        lambda: _phantom(demo, console),
+    )
+    steps.do(
+        "pretrain",
+        {"rounds": demo.rounds, "steps": _PRETRAIN_STEPS, "seed": demo.seed, **_GRID},
+        ["phantom"],
+        demo.workspace / "pretrain",
+        [demo.encoder, demo.rounds_log],
+        lambda: _pretrain(demo, console),
+    )
+    tuning = {"epochs": demo.finetune_epochs, "steps": _FINETUNE_STEPS, "annotated": _ANNOTATED, "seed": demo.seed}
+    for arm in ARMS:
+        steps.do(
+            f"finetune_{arm}",
+            {**tuning, **_GRID},
+            ["phantom", "pretrain"] if arm == "fcl" else ["phantom"],
+            demo.model(arm).parent,
+            [demo.model(arm)],
+            lambda arm=arm: _finetune(demo, console, arm),  # type: ignore[misc]
+        )
+        steps.do(
+            f"evaluate_{arm}",
+            dict(_GRID),
+            ["phantom", f"finetune_{arm}"],
+            demo.scores(arm),
+            [demo.scores(arm) / "scores.csv", demo.scores(arm) / "summary.json"],
+            lambda arm=arm: _evaluate(demo, console, arm),  # type: ignore[misc]
+        )
+    _write_report(demo, steps.seconds)
+    _print_result(demo, console)
+
+
+def _phantom(demo: Demo, console: Console) -> None:
+    options = {"out": demo.phantom, "sites": demo.sites, "patients": demo.patients, "seed": demo.seed, "folds": _FOLDS}
+    command = [sys.executable, "-m", "fcl.data.phantom"]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+
+    def look() -> tuple[int, str]:
+        return sum(1 for _ in demo.phantom.glob("patient*")), ""
+
+    with Meter(console, "phantom, patients", demo.sites * demo.patients) as meter:
+        run_process(command, demo.workspace / "logs" / "phantom.log", meter, look)
+
+
+def _pretrain(demo: Demo, console: Console) -> None:
+    settings = demo.workspace / "site_settings.json"
+    own = {"split_file": str(demo.phantom / "split.json"), "site": "{SITE_NAME}", "cache_dir": _cache(demo)}
+    settings.write_text(json.dumps({"dataset_dir": str(demo.phantom), "data": "phantom", **own}, indent=2))
+    command = [sys.executable, "-m", "flare_app.job", "run", "fcl_pretrain", "--sites", str(demo.sites)]
+    command += ["--workspace", str(demo.workspace / "pretrain"), "--rounds", str(demo.rounds)]
+    command += ["--seed", str(demo.seed), "--site-settings", str(settings)]
+    for key, value in {"steps_per_epoch": _PRETRAIN_STEPS, **_GRID}.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+
+    def look() -> tuple[int, str]:
+        lines = read_rounds(demo.rounds_log) if demo.rounds_log.exists() else []
+        shown = [f"loss {line['metrics']['loss']:.3f}" for line in lines if "loss" in line["metrics"]][-1:]
+        known = [line["validation"]["partition_knn"] for line in lines if "partition_knn" in line["validation"]]
+        return min(len(lines), demo.rounds), ", ".join(shown + [f"partition kNN {value:.3f}" for value in known[-1:]])
+
+    with Meter(console, "pre-training, rounds", demo.rounds) as meter:
+        run_process(command, demo.workspace / "logs" / "pretrain.log", meter, look)
+
+
+def _finetune(demo: Demo, console: Console, arm: str) -> None:
+    options: dict[str, Any] = {
+        "cache_dir": _cache(demo),
+        "annotated": _ANNOTATED,
+        "batch_size": 8,
+        "max_epochs": demo.finetune_epochs,
+        "steps_per_epoch": _FINETUNE_STEPS,
+        "val_interval": max(1, demo.finetune_epochs // 2),
+        "seed": demo.seed,
+        "output_dir": str(demo.model(arm).parent),
+    }
+    if arm == "fcl":
+        options["pretrained"] = str(demo.encoder)
+    _bundle(demo, console, "finetune", arm, options, _FINETUNE_LINE, demo.finetune_epochs)
+
+
+def _evaluate(demo: Demo, console: Console, arm: str) -> None:
+    options = {"ckpt": str(demo.model(arm)), "output_dir": str(demo.scores(arm))}
+    held_out = json.loads((demo.phantom / "split.json").read_text())["sites"].values()
+    volumes = 2 * sum(len(site["folds"][0]) for site in held_out)  # ED and ES
+    _bundle(demo, console, "evaluate", arm, options, _EVALUATE_LINE, volumes)
+
+
+def _bundle(
+    demo: Demo, console: Console, config: str, arm: str, options: Mapping[str, Any], line: re.Pattern[str], total: int
+) -> None:
+    """One of the bundle's configs on the phantom; progress is read from its log."""
+    import fcl
+
+    configs = fcl.bundle_root() / "configs"
+    files = [str(configs / f"{config}.json"), str(configs / "data" / "phantom.json")]
+    data = {"dataset_dir": str(demo.phantom), "split_file": str(demo.phantom / "split.json")}
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
+    command += ["--logging_file", str(configs / "logging.conf")]
+    for key, value in {**data, **_GRID, **options}.items():
+        command += [f"--{key}", str(value)]
+    log = demo.workspace / "logs" / f"{config}_{arm}.log"
+
+    def look() -> tuple[int, str]:
+        found = line.findall(log.read_text(errors="replace"))
+        if not found:
+            return 0, ""
+        return (int(found[-1]), "") if isinstance(found[-1], str) else (int(found[-1][0]), found[-1][1])
+
+    with Meter(console, f"{config} {arm}", total) as meter:
+        run_process(command, log, meter, look)
+
+
+def _cache(demo: Demo) -> str:
+    return str(demo.workspace / "cache")
+
+
+def _write_report(demo: Demo, seconds: Mapping[str, float]) -> None:
+    from fcl.evaluation.report import machine_facts, write_report
+
+    annotated = demo.sites * _ANNOTATED
+    training = demo.patients - len(_first_fold(demo))
+    facts = {
+        "Data": f"phantom of {demo.sites} hospitals with {demo.patients} patients each, seed {demo.seed}; made up: the "
+        "numbers show that the software works, and nothing about patients",
+        "Pre-training": f"{demo.rounds} rounds of {_PRETRAIN_STEPS} steps at each hospital, {training} training patients "
+        "each, no labels",
+        "Fine-tuning": f"{demo.finetune_epochs * _FINETUNE_STEPS} steps of 8 slices for each arm, on the {annotated} "
+        f"annotated patients that both share ({_ANNOTATED} of each hospital); last weights, none chosen by validation",
+        "Scored on": "the patients of fold 0, which no training saw; one seed, so differences of a few hundredths may "
+        "be chance",
+        "Grid": f"{_GRID['spatial_size'][0]} × {_GRID['spatial_size'][1]} pixels of {_GRID['pixdim'][0]} mm; scores on "
+        "each volume's own grid",
+        "Minutes": ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+        + f"; together {sum(seconds.values()) / 60:.1f}",
+        **machine_facts(),
+        "Command": f"python -m flare_app.demo --sites {demo.sites} --patients {demo.patients} --rounds {demo.rounds} "
+        f"--finetune_epochs {demo.finetune_epochs} --seed {demo.seed}",
+    }
+    arms = {arm: demo.scores(arm) for arm in ARMS}
+    write_report(
+        demo.report, title="Federated contrastive learning: demo", arms=arms, rounds=demo.rounds_log, facts=facts
+    )
+
+
+def _first_fold(demo: Demo) -> list[str]:
+    return json.loads((demo.phantom / "split.json").read_text())["sites"]["site-1"]["folds"][0]
+
+
+def _print_result(demo: Demo, console: Console) -> None:
+    summaries = {arm: json.loads((demo.scores(arm) / "summary.json").read_text()) for arm in ARMS}
+    classes = list(summaries[ARMS[0]]["classes"])
+    table = Table(title=f"Dice on {summaries[ARMS[0]]['cases']} volumes that no training saw, made-up data")
+    table.add_column("encoder from")
+    for name in (*classes, "mean"):
+        table.add_column(name, justify="right")
+    for arm, summary in summaries.items():
+        values = [summary["classes"][name]["dice"]["mean"] for name in classes] + [summary["mean_dice"]]
+        table.add_row(arm, *("-" if value is None else f"{value:.3f}" for value in values))
+    console.print(table)
+    console.print("One seed and few volumes: differences of a few hundredths may be chance.")
+    paths = {"report": demo.report, **{f"checkpoint {arm}": demo.model(arm) for arm in ARMS}, "encoder": demo.encoder}
+    for name, path in paths.items():
+        console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+
+    return count
+
+
+def parse(argv: Sequence[str] | None = None) -> Demo:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flare_app.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workspace", type=Path, default=Path("runs/demo"), help="folder for everything (runs/demo)")
+    parser.add_argument("--sites", type=_at_least(2), default=4, metavar="N", help="hospitals (4)")
+    parser.add_argument("--patients", type=_at_least(_FOLDS), default=6, metavar="N", help="of each hospital (6)")
+    parser.add_argument("--rounds", type=_at_least(1), default=8, metavar="N", help="of pre-training (8)")
+    parser.add_argument(
+        "--finetune_epochs", type=_at_least(1), default=10, metavar="N", help=f"of {_FINETUNE_STEPS} steps each (10)"
+    )
+    parser.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="of everything (0)")
+    arguments = vars(parser.parse_args(argv))
+    return Demo(**{**arguments, "workspace": arguments["workspace"].resolve()})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; gives the exit code."""
+    demo, console = parse(argv), Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run_demo(demo, console)
+    except StepFailed as error:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on after the last finished step")
+        return 130
+    return 0
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
