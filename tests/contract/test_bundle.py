@@ -32,6 +32,7 @@ METADATA = json.loads((CONFIGS / "metadata.json").read_text())
 MERGES = [(base, None) for base in BASES] + [
     (base, overlay.name) for base in BASES[:3] for overlay in sorted((CONFIGS / "data").glob("*.json"))
 ]
+MERGES += [("pretrain", f"../methods/{overlay.name}") for overlay in sorted((CONFIGS / "methods").glob("*.json"))]
 
 
 def parser_of(base: str, overlay: str | None = None) -> ConfigParser:
