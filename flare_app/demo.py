@@ -1,7 +1,7 @@
 """The whole method on made-up data: a federation pre-trains an encoder, few annotations fine-tune it, a page reports.
 
-Two arms are fine-tuned in the same way on the same annotated patients: one from random weights, one from the federation's
-encoder. What is finished is kept: a second run goes on where the first stopped.
+Two arms are fine-tuned in the same way on the same annotated patients: one from random weights, one from the
+federation's encoder. What is finished is kept: a second run goes on where the first stopped.
 
 Examples:
     python -m flare_app.demo
@@ -39,8 +39,8 @@ _FINETUNE_STEPS = 20
 _ANNOTATED = 1
 # A coarse grid keeps the demo within minutes; every step must see the same one.
 _GRID: dict[str, Any] = {"spatial_size": [64, 64], "pixdim": [3.0, 3.0]}
-_FINETUNE_LINE = re.compile(r"fine-tuning: epoch (\d+)/\d+, (.*), \S+ gone")
-_EVALUATE_LINE = re.compile(r"evaluating: step (\d+)/\d+")
+# A line of fcl.engines.Progress: "fine-tuning: epoch 3/10, loss 0.71, 00:10 gone, 00:20 left".
+_PROGRESS = re.compile(r"progress: [\w-]+: (?:(?:step|epoch) (\d+)/(\d+)|\d+ done)(?:, (.*))?, \S+ gone, \S+ left")
 _TAIL = 25
 _POLL_S = 0.3
 
@@ -320,19 +320,17 @@ def _finetune(demo: Demo, console: Console, arm: str) -> None:
     }
     if arm == "fcl":
         options["pretrained"] = str(demo.encoder)
-    _bundle(demo, console, "finetune", arm, options, _FINETUNE_LINE, demo.finetune_epochs)
+    _bundle(demo, console, "finetune", arm, options, demo.finetune_epochs * _FINETUNE_STEPS)
 
 
 def _evaluate(demo: Demo, console: Console, arm: str) -> None:
     options = {"ckpt": str(demo.model(arm)), "output_dir": str(demo.scores(arm))}
     held_out = json.loads((demo.phantom / "split.json").read_text())["sites"].values()
     volumes = 2 * sum(len(site["folds"][0]) for site in held_out)  # ED and ES
-    _bundle(demo, console, "evaluate", arm, options, _EVALUATE_LINE, volumes)
+    _bundle(demo, console, "evaluate", arm, options, volumes)
 
 
-def _bundle(
-    demo: Demo, console: Console, config: str, arm: str, options: Mapping[str, Any], line: re.Pattern[str], total: int
-) -> None:
+def _bundle(demo: Demo, console: Console, config: str, arm: str, options: Mapping[str, Any], total: int) -> None:
     """One of the bundle's configs on the phantom; progress is read from its log."""
     import fcl
 
@@ -344,15 +342,21 @@ def _bundle(
     for key, value in {**data, **_GRID, **options}.items():
         command += [f"--{key}", str(value)]
     log = demo.workspace / "logs" / f"{config}_{arm}.log"
+    unit = "steps" if config == "finetune" else "volumes"
 
     def look() -> tuple[int, str]:
-        found = line.findall(log.read_text(errors="replace"))
-        if not found:
-            return 0, ""
-        return (int(found[-1]), "") if isinstance(found[-1], str) else (int(found[-1][0]), found[-1][1])
+        return read_progress(log.read_text(errors="replace"), total)
 
-    with Meter(console, f"{config} {arm}", total) as meter:
+    with Meter(console, f"{config} {arm}, {unit}", total) as meter:
         run_process(command, log, meter, look)
+
+
+def read_progress(log: str, total: int) -> tuple[int, str]:
+    """How much of ``total`` the log of a training or evaluation says is done, and its latest values."""
+    done, values = 0, ""
+    for part, whole, shown in _PROGRESS.findall(log):
+        done, values = (round(total * int(part) / int(whole)) if part else total), shown or values
+    return done, values
 
 
 def _cache(demo: Demo) -> str:
@@ -367,8 +371,8 @@ def _write_report(demo: Demo, seconds: Mapping[str, float]) -> None:
     facts = {
         "Data": f"phantom of {demo.sites} hospitals with {demo.patients} patients each, seed {demo.seed}; made up: the "
         "numbers show that the software works, and nothing about patients",
-        "Pre-training": f"{demo.rounds} rounds of {_PRETRAIN_STEPS} steps at each hospital, {training} training patients "
-        "each, no labels",
+        "Pre-training": f"{demo.rounds} rounds of {_PRETRAIN_STEPS} steps at each hospital on its {training} training "
+        "patients, no labels",
         "Fine-tuning": f"{demo.finetune_epochs * _FINETUNE_STEPS} steps of 8 slices for each arm, on the {annotated} "
         f"annotated patients that both share ({_ANNOTATED} of each hospital); last weights, none chosen by validation",
         "Scored on": "the patients of fold 0, which no training saw; one seed, so differences of a few hundredths may "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -47,7 +48,10 @@ def over_rounds(title: str, unit: str, series: Sequence[Series]) -> Drawing:
 
     def draw(axes: Axes, ink: str) -> None:
         for number, line in enumerate(series):
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+            style: dict[str, Any] = {
+                "color": COLOURS[number % len(COLOURS)],
+                "marker": _MARKERS[number % len(_MARKERS)],
+            }
             axes.plot(*zip(*line.points, strict=True), **style, markersize=3.5, linewidth=1.7, label=line.label)
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         axes.set(xlabel="rounds done", ylabel=unit)
@@ -93,7 +97,12 @@ def _draw(draw: Callable[[Axes, str], None], description: str, size: tuple[float
     pages = []
     for ink, page in (_LIGHT, _DARK):
         inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-        style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, **dict.fromkeys(inked, ink)}
+        style: dict[Any, Any] = {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 10,
+            **dict.fromkeys(inked, ink),
+        }
         with matplotlib.rc_context({**style, "figure.facecolor": page, "axes.facecolor": page}):
             figure = Figure(figsize=size, layout="constrained")
             draw(figure.subplots(), ink)

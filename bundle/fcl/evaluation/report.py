@@ -65,7 +65,7 @@ def write_report(
         "dots": dice_by_volume({name: _dice(rows, classes) for name, rows in zip(arms, scores, strict=True)}),
         "curves": [over_rounds(*curve) for curve in _curves(lines)],
         "traffic": _traffic(lines),
-        "rounds": sum(bool(line["sites"]) for line in lines),
+        "rounds": len(_trained(lines)),
         "pictures": [(name, _overlays(Path(folder))) for name, folder in arms.items()],
         "facts": dict(facts),
     }
@@ -207,7 +207,7 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[Ser
 def _traffic(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, list[str]]]:
     """Site, rounds it took part in, and mean MiB of a round in the order of ``_TRAFFIC``; last the sum of all."""
     entries: dict[str, list[Mapping[str, Any]]] = {}
-    for line in lines:
+    for line in _trained(lines):
         for site, entry in line["sites"].items():
             entries.setdefault(site, []).append(entry)
     if not entries:
@@ -221,8 +221,13 @@ def _traffic(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, list[st
     return [*rows, ("all sites, all rounds", sum(row[1] for row in rows), total)]
 
 
+def _trained(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without the line of the final validation."""
+    return [line for line in lines if line["count"]]
+
+
 def _mib(count: float) -> str:
-    return f"{count / 2**20:.2f}" if count == 0 or count >= 10485 else "< 0.01"
+    return f"{count / 2**20:.{2 if count >= 2**20 else 4}f}"
 
 
 def _overlays(folder: Path) -> list[tuple[str, bytes]]:
