@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from flare_app import demo
-from flare_app.demo import Meter, StepFailed, Steps, main, parse, run_process
+from flare_app.demo import main, parse
+from flare_app.steps import Meter, StepFailed, Steps, run_process
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Pre-training really learns: features of held-out patients tell the partition better than those of the random encoder."""
+"""Pre-training learns: features of held-out patients tell the partition better than the random encoder's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FCL pre-training of the real bundle in FLARE's simulator, on a small phantom: golden metrics, and what exchange changes."""
+"""Pre-training of the real bundle in FLARE's simulator, on a small phantom: golden metrics, what exchange changes."""
 
 from __future__ import annotations
 

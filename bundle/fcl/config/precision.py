@@ -44,8 +44,8 @@ def autocast_dtype(device: torch.device | str, request: str = "auto") -> torch.d
 def to_fast_layout(module: Module, spatial_dims: int) -> Module:
     """``module`` in channels-last memory format, in place, where that is the faster one.
 
-    Convolution libraries run it fastest, and inputs may stay as they are: the first convolution converts them. The exception
-    is instance normalisation on a CPU, which PyTorch computes a fifth slower in it (whole training step of the 2-D U-Net).
+    Convolution libraries run it fastest, and inputs may stay as they are: the first convolution converts them. The
+    exception is instance normalisation on a CPU, which slows the whole training step of the 2-D U-Net by a fifth in it.
 
     Args:
         module: network, on the device where it will run.

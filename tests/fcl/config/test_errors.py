@@ -10,18 +10,15 @@ from fcl.config.errors import root_cause
 
 
 def test_root_cause_is_the_bottom_of_the_chain():
-    try:
-        try:
-            raise ValueError("the file")
-        except ValueError as inner:
-            raise RuntimeError("wrapped") from inner
-    except RuntimeError as outer:
-        assert str(root_cause(outer)) == "the file"
+    inner, outer = ValueError("the file"), RuntimeError("wrapped")
+    outer.__cause__ = inner
+    assert root_cause(outer) is inner
+    assert root_cause(inner) is inner
 
 
 def test_a_failed_run_ends_with_the_cause(tmp_path):
     config = {
-        "imports": ["$import fcl.config"],
+        "imports": ["$import fcl", "$import fcl.config"],
         "value": "$int('no number')",
         "initialize": ["$fcl.config.explain_errors()", "$fcl.config.explain_errors()"],
         "run": ["$@value"],

@@ -1,0 +1,163 @@
+"""Steps of a long command: each a process with its log and a progress display, done once and skipped when repeated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_TAIL = 25  # lines of a log that a failure shows
+_POLL_S = 0.3
+
+
+class StepFailed(RuntimeError):
+    """A step's process ended with an error."""
+
+
+class Meter:
+    """How far a step is: a bar on a terminal, a line for each advance elsewhere."""
+
+    def __init__(self, console: Console, what: str, total: int | None) -> None:
+        self._console, self._what, self._total = console, what, total
+        self._began, self._seen = time.monotonic(), (0, "")
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[place]}"))
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}"))
+        self._bar = Progress(*columns, *times, console=console) if console.is_terminal else None
+        self._task = self._bar.add_task(what, total=total, place="", shown="") if self._bar else None
+
+    def __enter__(self) -> Meter:
+        if self._bar is not None:
+            self._bar.start()
+        else:
+            self._console.print(f"{self._what} ...")
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: int, values: str) -> None:
+        """``done`` of the total are done; ``values`` are the latest."""
+        if (done, values) == self._seen:
+            return
+        self._seen = (done, values)
+        place = f"{done}/{self._total}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, place=place, shown=values)
+            return
+        left = (time.monotonic() - self._began) / max(1, done) * ((self._total or done) - done)
+        parts = [f"  {self._what} {place}", values, f"about {left:.0f} s left"]
+        self._console.print(", ".join(part for part in parts if part), soft_wrap=True)
+
+
+def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[[], tuple[int, str]]) -> None:
+    """Run ``command`` with its output in ``log``; its processes end with this one.
+
+    Args:
+        command: program and arguments.
+        log: file for stdout and stderr, replaced.
+        meter: shows how far it is.
+        look: asked again and again: how much is done, and the latest values.
+
+    Raises:
+        StepFailed: when it ends with an error; the message has the end of the log and its path.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            while process.poll() is None:
+                meter.show(*look())
+                time.sleep(_POLL_S)
+        finally:
+            _end(process)
+    if process.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
+        raise StepFailed(f"{tail}\n\nThe command ended with code {process.returncode}. The whole log: {log}")
+    meter.show(*look())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process and all that it started to end, then make them."""
+    if process.poll() is not None:
+        return
+    parent = psutil.Process(process.pid)
+    family = [parent, *parent.children(recursive=True)]  # FLARE puts sites into sessions of their own
+    for member in family:
+        _signal(member.terminate)
+    for member in psutil.wait_procs(family, timeout=5)[1]:
+        _signal(member.kill)
+    process.wait()
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return
+
+
+class Steps:
+    """Does each step once: a marker file says with which arguments, and after which results, it was finished."""
+
+    def __init__(self, workspace: Path, console: Console) -> None:
+        self._folder = workspace / "steps"
+        self._console = console
+        self.seconds: dict[str, float] = {}
+
+    def do(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        after: Sequence[str],
+        folder: Path,
+        outputs: Sequence[Path],
+        work: Callable[[], None],
+    ) -> None:
+        """Do ``work`` unless its outputs are there, made with these arguments from the present results of ``after``.
+
+        Args:
+            name: of the step.
+            arguments: JSON values that its result depends on.
+            after: names of the steps whose results it uses.
+            folder: that it writes; removed before it starts.
+            outputs: files that a finished step has written.
+            work: the step.
+        """
+        marker = self._folder / f"{name}.json"
+        key = {"arguments": dict(arguments), "after": {step: self._finished(step) for step in after}}
+        known = _read_json(marker)
+        if known.get("key") == key and all(file.exists() for file in outputs):
+            self.seconds[name] = known["seconds"]
+            self._console.print(f"{name}: finished before, in {folder}")
+            return
+        marker.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        began = time.monotonic()
+        work()
+        missing = [str(file) for file in outputs if not file.exists()]
+        if missing:
+            raise StepFailed(f"{name} ended without writing {', '.join(missing)}")
+        self.seconds[name] = time.monotonic() - began
+        self._folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps({"key": key, "finished": time.time(), "seconds": self.seconds[name]}))
+        self._console.print(f"{name}: done in {self.seconds[name]:.0f} s")
+
+    def _finished(self, name: str) -> float:
+        return _read_json(self._folder / f"{name}.json")["finished"]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Its content; nothing when it is missing or was cut short."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
