@@ -17,12 +17,6 @@ def test_without_augmentation_the_batch_passes_through() -> None:
     assert torch.equal(label, BATCH["label"])
 
 
-def test_slices_come_in_the_fast_memory_layout() -> None:
-    batch = {"image": torch.rand(2, 3, 8, 8), "label": BATCH["label"]}
-    image, _ = AugmentBatch(None)(batch, "cpu")
-    assert image.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_augmentation_is_seeded_and_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     first, second = (AugmentBatch(noise, seed=3)(BATCH, "cpu")[0] for _ in range(2))
