@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from flare_app.job import JobSettings
+from flare_app.job import RESULTS, JobSettings
 from tests.integration.simulator import Workspace, run_job
 
 FAKE = JobSettings(
@@ -103,6 +106,22 @@ def test_relayed_failed_and_resumed_run_ends_with_the_bits_of_an_uninterrupted_p
             assert (entry["bytes_features_down"], entry["bytes_features_up"]) == (FEATURE_BYTES, FEATURE_BYTES)
     assert _same(resumed.weights(), peer.weights())
     assert resumed.rounds[3]["validation"] == peer.rounds[3]["validation"]
+
+
+def test_flares_simulation_environment_gives_the_run_of_the_command(peer: Workspace, tmp_path: Path) -> None:
+    """SimEnv of FLARE's recipes and ``nvflare simulator`` run one definition: the same bits come out."""
+    program = tmp_path / "run.py"
+    program.write_text(
+        "from nvflare.recipe import SimEnv\n"
+        "from flare_app.job import JobSettings, build_job\n"
+        f"job = build_job({replace(FAKE, rounds=3)!r})\n"
+        f"SimEnv(num_clients=2, workspace_root={str(tmp_path)!r}).deploy(job)\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / FAKE.name / RESULTS
+    assert _same(Workspace(tmp_path, 0, done.stdout, results).weights(), peer.weights())
 
 
 def test_without_exchange_one_site_may_fail_within_the_quorum_and_its_data_stay_at_home(
