@@ -21,9 +21,9 @@ class PretrainParticipant:
 
     A round is one epoch of the trainer's loader; the learning rate follows the schedule over all rounds.
     At the start of a round the momentum encoder may become a copy of the averaged encoder
-    (``momentum_sync="global"``) and
-    the bank's local rows are made afresh with it in one forward pass, so that the features which the sites exchange
-    share one space; features from each site's own drifted encoder do not. Both are ours, not the paper's.
+    (``momentum_sync="global"``), and the bank's local rows are made afresh with it in one forward pass, so that the
+    features which the sites exchange share one space; features from each site's own drifted encoder do not. Both are
+    ours, not the paper's.
 
     Args:
         trainer: its loader is this site's slices; ``max_epochs``, iteration and epoch are set from the round number.
