@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from torch import Tensor
 from fcl.federation import FeatureSet, Participant, TrainReport
 from flare_app.aggregation import tensor_spec
 from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode
+from flare_app.memory import peak_mib, reset_peak
 from flare_app.peers import Peers
 from flare_app.protocol import (
     Header,
@@ -204,6 +203,7 @@ class FCLExecutor(Executor):
 
     def _train(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, started = self._ready(), time.monotonic()
+        reset_peak()
         received: dict[str, int] = {}
         if self._exchange.active:
             received = self._receive(participant, task, fl_ctx, abort_signal)
@@ -221,7 +221,7 @@ class FCLExecutor(Executor):
             "validation": validation,
             "features_received": received,
             "seconds": time.monotonic() - started,
-            "peak_mib": _peak_mib(),
+            "peak_mib": peak_mib(),
         }
         update = self._difference(result)
         cleanup_memory()  # else freed blocks stay with the allocator, and the process grows by rounds
@@ -346,12 +346,6 @@ class FCLExecutor(Executor):
         for name, value in tags.items():
             dxo = create_analytic_dxo(tag=name, value=value, data_type=AnalyticsDataType.SCALAR, global_step=step)
             send_analytic_dxo(self, dxo=dxo, fl_ctx=fl_ctx)
-
-
-def _peak_mib() -> float:
-    """Most memory that this process has held (MiB)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
 def _share_of_cores(sites: list[str]) -> int | None:

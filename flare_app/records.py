@@ -24,7 +24,7 @@ class SiteRecord:
         bytes_features_up: features sent, to all peers together or to the relaying server.
         bytes_features_down: features received.
         features_from: peers whose features arrived.
-        peak_mib: most memory that the site's process has held so far (MiB).
+        peak_mib: most memory that the site's process held in this round (MiB; where the system cannot tell, so far).
     """
 
     count: int = 0
