@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo consortium test lint bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP) ## make .venv and install the pinned requirements
 
@@ -21,6 +21,9 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: setup ## phantom data, FCL pre-training of 4 hospitals, fine-tuning, evaluation, report
 	$(BIN)/python -m flare_app.demo
+
+consortium: setup ## provision server and 4 hospitals on loopback, pre-train on made-up data, fetch the result
+	$(BIN)/python -m flare_app.provision consortium
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

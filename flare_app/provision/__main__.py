@@ -1,0 +1,190 @@
+"""A provisioned federation: startup kits, a whole consortium on this machine, jobs on one that runs elsewhere.
+
+Examples:
+    python -m flare_app.provision consortium
+    python -m flare_app.provision consortium --workspace runs/longer --rounds 20
+    python -m flare_app.provision consortium --workspace runs/longer --rounds 40 --resume
+    python -m flare_app.provision create --out kits
+    python -m flare_app.provision create --out kits --local --sites 2
+    python -m flare_app.provision adapt hospital-a
+    python -m flare_app.provision submit jobs/fcl_pretrain --kit lead@coordinator.example --out results
+    python -m flare_app.provision follow 1f6c7a2e-... --kit lead@coordinator.example --out results
+    python -m flare_app.provision resume runs/jobs/fcl_pretrain --kit lead@coordinator.example --out results
+    python -m flare_app.provision abort 1f6c7a2e-... --kit lead@coordinator.example
+    python -m flare_app.provision stop --workspace runs/consortium
+
+What a site reads, and how keys stay at the sites: flare_app/provision/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from flare_app.job import JOBS
+from flare_app.provision.consortium import Consortium, run_consortium, watch
+from flare_app.provision.kits import PROJECT_FILE, ProvisionError, make_kits, on_this_machine, read_project
+from flare_app.provision.submission import admin_session, download, resuming, submit
+from flare_app.provision.system import end_leftovers, free_port
+
+
+def _consortium(arguments: argparse.Namespace, console: Console) -> int:
+    settings = replace(
+        JOBS["fcl_pretrain"],
+        rounds=arguments.rounds,
+        seed=arguments.seed,
+        overrides={"steps_per_epoch": arguments.steps},
+    )
+    what = Consortium(
+        arguments.workspace.resolve(), settings, arguments.sites, not arguments.skip_preflight, arguments.resume
+    )
+    run_consortium(what, console)
+    return 0
+
+
+def _create(arguments: argparse.Namespace, console: Console) -> int:
+    project = read_project(arguments.project)
+    if arguments.local:
+        project = on_this_machine(project, arguments.port or free_port(), arguments.sites)
+    elif arguments.sites or arguments.port:
+        raise ProvisionError("--sites and --port belong to --local; otherwise the project file says it")
+    kits = make_kits(project, arguments.out)
+    console.print(f"kits of {kits.server}, {', '.join(kits.sites)} and their users: {kits.folder}", soft_wrap=True)
+    return 0
+
+
+def _adapt(arguments: argparse.Namespace, console: Console) -> int:
+    from flare_app.provision.builder import adapt_kit
+
+    adapt_kit(arguments.kit_folder)
+    console.print(f"{arguments.kit_folder} is ready for fcl", highlight=False)
+    return 0
+
+
+def _submit(arguments: argparse.Namespace, console: Console) -> int:
+    with admin_session(arguments.kit) as session:
+        if arguments.command == "resume":
+            with resuming(arguments.job) as folder:
+                job_id = submit(session, folder)
+        else:
+            job_id = submit(session, arguments.job)
+    console.print(f"submitted {arguments.job.name} as {job_id}", highlight=False)
+    return _watch(arguments, console, job_id) if arguments.out else 0
+
+
+def _follow(arguments: argparse.Namespace, console: Console) -> int:
+    return _watch(arguments, console, arguments.job_id)
+
+
+def _abort(arguments: argparse.Namespace, console: Console) -> int:
+    with admin_session(arguments.kit) as session:
+        session.abort_job(arguments.job_id)
+    console.print(f"job {arguments.job_id} is asked to end", highlight=False)
+    return 0
+
+
+def _stop(arguments: argparse.Namespace, console: Console) -> int:
+    console.print(f"ended {end_leftovers(arguments.workspace.resolve())} processes")
+    return 0
+
+
+def _watch(arguments: argparse.Namespace, console: Console, job_id: str) -> int:
+    with admin_session(arguments.kit) as session:
+        ended = watch(session, job_id, console)
+        if not ended.completed:
+            raise ProvisionError(ended.explain())
+        console.print(ended.status)
+        if arguments.out:
+            results = download(session, job_id, arguments.out)
+            console.print(f"weights and log of rounds: {results}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flare_app.provision", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    workspace = {"type": Path, "default": Path("runs/consortium"), "metavar": "DIR"}
+
+    whole = commands.add_parser("consortium", help="the whole thing on this machine, loopback only")
+    whole.add_argument("--workspace", **workspace, help="folder for everything (runs/consortium)")  # type: ignore[arg-type]
+    whole.add_argument("--sites", type=int, default=4, metavar="N", help="hospitals of the project file (4)")
+    whole.add_argument("--rounds", type=int, default=3, metavar="N", help="of pre-training on made-up data (3)")
+    whole.add_argument("--steps", type=int, default=5, metavar="N", help="of training in a round at each site (5)")
+    whole.add_argument("--seed", type=int, default=0, metavar="N")
+    whole.add_argument("--resume", action="store_true", help="go on from the checkpoints in the workspace")
+    whole.add_argument("--skip-preflight", action="store_true", help="do not check the kits first")
+    whole.set_defaults(run=_consortium)
+
+    create = commands.add_parser("create", help="startup kits from the project file")
+    create.add_argument("--out", type=Path, required=True, metavar="DIR")
+    create.add_argument(
+        "--project", type=Path, default=PROJECT_FILE, metavar="FILE", help="another than the shipped one"
+    )
+    create.add_argument("--local", action="store_true", help="for this machine: the server binds loopback only")
+    create.add_argument("--sites", type=int, metavar="N", help="with --local: the first N hospitals")
+    create.add_argument("--port", type=int, metavar="P", help="with --local: of the server (a free one)")
+    create.set_defaults(run=_create)
+
+    adapt = commands.add_parser("adapt", help="a kit that was made by `nvflare package` or `nvflare provision` alone")
+    adapt.add_argument("kit_folder", type=Path, metavar="KIT", help="folder with startup/ and local/")
+    adapt.set_defaults(run=_adapt)
+
+    kit = argparse.ArgumentParser(add_help=False)
+    kit.add_argument("--kit", type=Path, required=True, metavar="DIR", help="startup kit of the user")
+    out = {"type": Path, "metavar": "DIR"}
+    for name, text in (("submit", "a job folder"), ("resume", "a job folder again, from its checkpoints")):
+        command = commands.add_parser(name, parents=[kit], help=text)
+        command.add_argument("job", type=Path, metavar="FOLDER", help="as written by python -m flare_app.job export")
+        command.add_argument("--out", **out, help="follow it to its end and fetch the result")  # type: ignore[arg-type]
+        command.set_defaults(run=_submit)
+    watch = commands.add_parser("follow", parents=[kit], help="watch a submitted job to its end")
+    watch.add_argument("job_id", metavar="JOB_ID")
+    watch.add_argument("--out", **out, help="fetch the result")  # type: ignore[arg-type]
+    watch.set_defaults(run=_follow)
+    abort = commands.add_parser("abort", parents=[kit], help="end a job")
+    abort.add_argument("job_id", metavar="JOB_ID")
+    abort.set_defaults(run=_abort)
+
+    stop = commands.add_parser("stop", help="end what a consortium left whose command was killed")
+    stop.add_argument("--workspace", **workspace, help="its folder (runs/consortium)")  # type: ignore[arg-type]
+    stop.set_defaults(run=_stop)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; gives the exit code."""
+    arguments, console = _parser().parse_args(argv), Console()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return int(arguments.run(arguments, console))
+    except ProvisionError as error:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing that was started is left")
+        return 130
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    # Once: a second one must not disturb the ending of processes.
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    # Not sys.exit: threads of a session of FLARE that was interrupted would keep this process for ever.
+    os._exit(code)

@@ -1,0 +1,108 @@
+"""What a startup kit of FLARE needs on top for this app; by ``nvflare provision``, or to kits made otherwise."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
+from nvflare.lighter.ctx import ProvisionContext
+from nvflare.lighter.entity import Project
+from nvflare.lighter.spec import Builder
+
+_HERE = Path(__file__).parent
+DEAD_AFTER_S = 120
+JOBS_STORAGE = "storage/jobs"  # within the server's workspace
+_START_MARK = 'echo "WORKSPACE set to $WORKSPACE"'  # a line of FLARE's start script, by which that path is settled
+_EXPORT = f'export NVFL_JOB_STORE_ROOT="${{NVFL_JOB_STORE_ROOT:-$WORKSPACE/{JOBS_STORAGE}}}"'
+# Classes that a job without code of its own may name: FLARE's default list, and ours one by one.
+OWN_CLASSES = json.loads((_HERE / "class_allow_list.json").read_text())["class_allow_list"]
+_ROLES = ("project_admin", "org_admin", "lead")
+
+
+class KitBuilder(Builder):
+    """A step of provisioning, named in ``project.yml`` after ``StaticFileBuilder``.
+
+    Args:
+        dead_after_s: the server takes a site for dead that was silent for this long (s); FLARE's own default is 600.
+    """
+
+    def __init__(self, dead_after_s: int = DEAD_AFTER_S) -> None:
+        self.dead_after_s = dead_after_s
+
+    def build(self, project: Project, ctx: ProvisionContext) -> None:
+        for participant in [project.get_server(), *project.get_clients()]:
+            adapt_kit(Path(ctx.get_ws_dir(participant)), self.dead_after_s)
+
+
+def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> None:
+    """Change a kit in place; once or more often, with the same result.
+
+    Args:
+        kit: of a server or a site: the folder with ``startup`` and ``local``.
+        dead_after_s: see :class:`KitBuilder`.
+
+    Raises:
+        FileNotFoundError: when the folder is no such kit.
+    """
+    local, server = kit / "local", (kit / "startup/fed_server.json").is_file()
+    if not server and not (kit / "startup/fed_client.json").is_file():
+        raise FileNotFoundError(
+            f"{kit} is no kit of a server or a site: startup/fed_server.json or startup/fed_client.json is missing"
+        )
+    resources_file = local / "resources.json"
+    if not resources_file.is_file():
+        resources_file = local / "resources.json.default"
+    resources = json.loads(resources_file.read_text())
+    # The key replaces FLARE's list as a whole.
+    resources["class_allow_list"] = [*DEFAULT_CLASS_ALLOW_LIST, *OWN_CLASSES]
+    if server:
+        _adapt_server(resources, dead_after_s)
+        _keep_jobs_in_workspace(kit / "startup/sub_start.sh")
+        _let_leads_read_their_logs(local / "authorization.json.default")
+    else:
+        resources["allow_log_streaming"] = False
+        _add_samples(local)
+    resources_file.write_text(json.dumps(resources, indent=2) + "\n")
+
+
+def _adapt_server(resources: dict[str, Any], dead_after_s: int) -> None:
+    resources["servers"][0]["heart_beat_timeout"] = dead_after_s
+    # FLARE 2.9 writes no snapshots any more, yet makes a folder for them, in the temp folder of the machine.
+    resources.pop("snapshot_persistor", None)
+    manager = next(entry for entry in resources["components"] if entry["id"] == "job_manager")
+    manager["args"]["uri_root"] = JOBS_STORAGE
+
+
+def _keep_jobs_in_workspace(script: Path) -> None:
+    """FLARE's default is the same temp folder, which a reboot empties; it takes absolute paths only, known at start."""
+    text = script.read_text()
+    if _EXPORT in text:
+        return
+    if text.count(_START_MARK) != 1:
+        raise ValueError(f"{script} is not the start script of FLARE 2.9: it has no line {_START_MARK!r}")
+    script.write_text(text.replace(_START_MARK, f"{_START_MARK}\n{_EXPORT}"))
+
+
+def _let_leads_read_their_logs(file: Path) -> None:
+    """Who submitted a job may read what it logs at the server; no category of FLARE's rights has this command."""
+    authorization = json.loads(file.read_text())
+    authorization["permissions"]["lead"]["get_job_log"] = "n:submitter"
+    file.write_text(json.dumps(authorization, indent=2) + "\n")
+
+
+def _add_samples(local: Path) -> None:
+    """Files that a site's engineer renames to switch them on."""
+    shutil.copyfile(_HERE / "fcl_site.json", local / "fcl_site.json.sample")
+    # It replaces FLARE's sample, with which every job ends at a site that switches it on.
+    for name in ("privacy.json", "privacy_weights_only.json"):
+        shutil.copyfile(_HERE / name, local / f"{name}.sample")
+    authorization = json.loads((local / "authorization.json.default").read_text())
+    permissions = authorization["permissions"]
+    rights = [right for right in permissions["lead"] if right != "byoc"]
+    permissions["project_admin"] = {**dict.fromkeys(rights, "any"), "server-predeployed-flwr": "none"}
+    for role in _ROLES:
+        permissions[role]["byoc"] = "none"
+    (local / "authorization.json.no_byoc.sample").write_text(json.dumps(authorization, indent=2) + "\n")

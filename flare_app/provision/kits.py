@@ -1,0 +1,133 @@
+"""Making startup kits from the one project file, for machines of their own or all for this one."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT_FILE = Path(__file__).parent / "project.yml"
+LOOPBACK = "localhost"  # a server of this name binds 127.0.0.1 alone
+
+
+class ProvisionError(RuntimeError):
+    """Kits cannot be made, or a federation on this machine does not do as asked."""
+
+
+@dataclass(frozen=True)
+class Kits:
+    """Startup kits of a consortium.
+
+    Args:
+        folder: holds one kit for each participant, by name.
+        server: name of the server.
+        sites: names of the sites.
+        users: names of the admins, by role; the first by name of each.
+    """
+
+    folder: Path
+    server: str
+    sites: tuple[str, ...]
+    users: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> Path:
+        return self.folder / name
+
+    @classmethod
+    def read(cls, folder: Path) -> Kits:
+        """Kits that were made before, for all participants in one folder.
+
+        Raises:
+            ProvisionError: when the folder holds none.
+        """
+        servers = sorted(file.parents[1].name for file in folder.glob("*/startup/fed_server.json"))
+        sites = sorted(file.parents[1].name for file in folder.glob("*/startup/fed_client.json"))
+        if len(servers) != 1 or not sites:
+            raise ProvisionError(f"{folder} must hold kits of one server and its sites, found {[*servers, *sites]}")
+        users: dict[str, str] = {}
+        for file in sorted(folder.glob("*/startup/fed_admin.json")):
+            users.setdefault(_role(file.parents[1]), file.parents[1].name)
+        return cls(folder, servers[0], tuple(sites), users)
+
+
+def read_project(file: Path = PROJECT_FILE) -> dict[str, Any]:
+    """The content of a project file.
+
+    Raises:
+        ProvisionError: when it is none.
+    """
+    try:
+        project = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ProvisionError(f"{file} cannot be read as YAML: {error}") from error
+    if not isinstance(project, dict) or not isinstance(project.get("participants"), list):
+        raise ProvisionError(f"{file} is no project file: it lists no participants")
+    return project
+
+
+def on_this_machine(project: Mapping[str, Any], port: int, sites: int | None = None) -> dict[str, Any]:
+    """The project with a server that binds loopback only, and with its first ``sites`` hospitals.
+
+    Args:
+        project: content of a project file.
+        port: free port of this machine.
+        sites: how many; all by default.
+
+    Raises:
+        ProvisionError: when there are fewer.
+    """
+    clients = [entry for entry in project["participants"] if entry["type"] == "client"]
+    if sites is not None and not 1 <= sites <= len(clients):
+        raise ProvisionError(f"the project has {len(clients)} sites, {sites} cannot take part")
+    left_out = {entry["org"] for entry in clients[sites:]} if sites is not None else set()
+    participants = []
+    for entry in project["participants"]:
+        if entry["org"] in left_out:
+            continue
+        if entry["type"] == "server":
+            entry = {**entry, "name": LOOPBACK, "fed_learn_port": port}
+            entry.pop("admin_port", None)
+        participants.append(entry)
+    return {**project, "participants": participants}
+
+
+def make_kits(project: Mapping[str, Any], out: Path) -> Kits:
+    """Make the kits, with a new root key the first time and certificates signed by it.
+
+    Args:
+        project: content of a project file.
+        out: folder for all; made again there they get a new folder beside the old one, and the same root.
+
+    Raises:
+        ProvisionError: with what FLARE says is wrong.
+    """
+    from nvflare.lighter.constants import CtxKey
+    from nvflare.lighter.prov_utils import prepare_builders
+    from nvflare.lighter.provision import prepare_project
+    from nvflare.lighter.provisioner import Provisioner
+
+    content = copy.deepcopy(dict(project))  # FLARE takes it to pieces
+    try:
+        prepared = prepare_project(content)
+        context = Provisioner(str(out), prepare_builders(content)).provision(
+            prepared, logger=logging.getLogger(__name__)
+        )
+    except (ValueError, TypeError) as error:
+        raise ProvisionError(f"the project cannot be provisioned: {error}") from error
+    if context.get(CtxKey.BUILD_ERROR):
+        raise ProvisionError("the project cannot be provisioned: " + "; ".join(context.get_errors()))
+    return Kits.read(Path(context.get_result_location()))
+
+
+def _role(kit: Path) -> str:
+    """Of an admin: it stands in the certificate."""
+    from cryptography.x509 import load_pem_x509_certificate
+    from cryptography.x509.oid import NameOID
+
+    subject = load_pem_x509_certificate((kit / "startup/client.crt").read_bytes()).subject
+    return str(subject.get_attributes_for_oid(NameOID.UNSTRUCTURED_NAME)[0].value)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flare_app.provision.builder import JOBS_STORAGE, adapt_kit
+from flare_app.provision.kits import Kits, ProvisionError, make_kits, on_this_machine, read_project
+from flare_app.site import SiteSettings
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> Kits:
+    return make_kits(on_this_machine(read_project(), port=12345, sites=2), tmp_path_factory.mktemp("kits"))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())
+
+
+def test_project_names_four_hospitals_of_different_organisations() -> None:
+    project = read_project()
+    clients = [entry for entry in project["participants"] if entry["type"] == "client"]
+    organisations = {entry["org"] for entry in clients}
+    assert len(organisations) == len(clients) == 4
+    admins = {(entry["org"], entry["role"]) for entry in project["participants"] if entry["type"] == "admin"}
+    assert admins == {(org, "org_admin") for org in organisations} | {
+        ("coordinator", "project_admin"),
+        ("coordinator", "lead"),
+    }
+    assert all(entry["allow_log_streaming"] is False for entry in clients)
+
+
+def test_kits_for_this_machine_are_those_of_the_project_with_another_server(kits: Kits) -> None:
+    assert (kits.server, kits.sites) == ("localhost", ("hospital-a", "hospital-b"))
+    assert kits.users == {
+        "project_admin": "admin@coordinator.example",
+        "lead": "lead@coordinator.example",
+        "org_admin": "admin@hospital-a.example",
+    }
+    assert not (kits.folder / "admin@hospital-c.example").exists()
+    site = _json(kits["hospital-a"] / "startup/fed_client.json")
+    assert site["servers"][0]["service"]["target"] == "localhost:12345"
+    assert site["client"]["connection_security"] == "mtls"
+
+
+def test_server_keeps_jobs_in_its_workspace_and_finds_dead_sites_in_minutes(kits: Kits) -> None:
+    resources = _json(kits["localhost"] / "local/resources.json.default")
+    assert resources["servers"][0]["heart_beat_timeout"] == 120
+    assert "/tmp" not in json.dumps(resources)
+    script = (kits["localhost"] / "startup/sub_start.sh").read_text()
+    assert f"NVFL_JOB_STORE_ROOT:-$WORKSPACE/{JOBS_STORAGE}}}" in script
+    permissions = _json(kits["localhost"] / "local/authorization.json.default")["permissions"]
+    assert permissions["lead"]["get_job_log"] == "n:submitter"
+
+
+@pytest.mark.parametrize("site", ["hospital-a", "hospital-b"])
+def test_site_streams_no_logs_and_finds_samples_of_its_own_files(kits: Kits, site: str) -> None:
+    local = kits[site] / "local"
+    assert _json(local / "resources.json.default")["allow_log_streaming"] is False
+    SiteSettings.from_dict(_json(local / "fcl_site.json.sample"), "sample")
+    assert "AddNoiseToMinMax" not in (local / "privacy.json.sample").read_text()  # FLARE's own, which ends every job
+    permissions = _json(local / "authorization.json.no_byoc.sample")["permissions"]
+    assert {role: rights.get("byoc") for role, rights in permissions.items() if role != "member"} == {
+        "project_admin": "none",
+        "org_admin": "none",
+        "lead": "none",
+    }
+    # Samples do nothing until a site's engineer renames them.
+    assert not [*local.glob("*.json")]
+
+
+def test_adapting_a_kit_again_changes_nothing(kits: Kits) -> None:
+    for name in ("localhost", "hospital-a"):
+        before = {file: file.read_bytes() for file in kits[name].rglob("*") if file.is_file()}
+        adapt_kit(kits[name])
+        assert {file: file.read_bytes() for file in kits[name].rglob("*") if file.is_file()} == before
+
+
+def test_resources_that_a_site_made_its_own_are_the_ones_adapted(kits: Kits) -> None:
+    local = kits["hospital-b"] / "local"
+    own = {**_json(local / "resources.json.default"), "allow_log_streaming": True}
+    (local / "resources.json").write_text(json.dumps(own))
+    adapt_kit(kits["hospital-b"])
+    assert _json(local / "resources.json")["allow_log_streaming"] is False
+    (local / "resources.json").unlink()
+
+
+def test_what_is_no_kit_or_no_project_is_refused(tmp_path: Path, kits: Kits) -> None:
+    with pytest.raises(FileNotFoundError, match="is no kit of a server or a site"):
+        adapt_kit(kits["lead@coordinator.example"])
+    with pytest.raises(ProvisionError, match="must hold kits of one server and its sites"):
+        Kits.read(tmp_path)
+    with pytest.raises(ProvisionError, match="the project has 4 sites, 5 cannot take part"):
+        on_this_machine(read_project(), 1, sites=5)
+    (tmp_path / "project.yml").write_text("api_version: 3\n")
+    with pytest.raises(ProvisionError, match="lists no participants"):
+        read_project(tmp_path / "project.yml")
+    project = read_project()
+    with pytest.raises(ProvisionError, match="the project cannot be provisioned"):
+        make_kits({**project, "api_version": 2}, tmp_path / "kits")
