@@ -1,0 +1,144 @@
+"""What may leave a site, as plain settings that a job or a hospital's ``privacy.json`` can state."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from flare_app.exchange import KINDS
+
+FEATURE_KINDS = tuple(kind for kind in KINDS if kind != "none")
+
+# What the bundle's methods report: losses and their parts, measures of the features, Dice, epsilon of DP-SGD.
+_METRICS = (
+    "absolute_error",
+    "accuracy",
+    "across",
+    "aligning",
+    "alignment",
+    "bank_remote_rows",
+    "contrast",
+    "corrupted_share",
+    "count",
+    "dice_*",
+    "divergence",
+    "dp_delta",
+    "dp_epsilon",
+    "instance",
+    "kept_share",
+    "local",
+    "loss",
+    "mean_dice",
+    "negative_similarity",
+    "own",
+    "partition_knn",
+    "positive_similarity",
+    "positives",
+    "prototype_entropy",
+    "remote",
+    "similarity_gap",
+    "spread",
+    "target_corrected",
+    "target_distance",
+    "target_distance_expected",
+    "uniformity",
+)
+
+
+@dataclass(frozen=True)
+class EgressPolicy:
+    """What may leave; whatever is not named here stays.
+
+    Args:
+        features: kinds of features that may be shown to others, ``"features"`` and ``"prototypes"``; an empty list
+            shows none: the site takes part with weights only.
+        max_rows: most different feature rows in a round.
+        max_feature_length: longest row. A whole image flattened into a "feature" would be far longer.
+        max_partitions: partitions are numbered below this. A volume's number would not fit for long.
+        min_volumes: least cohort; features of fewer volumes are withheld.
+        max_epsilon: features are withheld unless they are noised and their epsilon is at most this; None asks for no
+            noise.
+        weights: patterns of the tensors that may be averaged, ``*`` for any part of a name; an empty list lets no
+            weights out.
+        max_norm: largest L2 norm of an update; None has no limit. Initial weights are not measured.
+        metrics: patterns of the aggregates that may be reported, ``*`` for letters and underscores: no digit, so that
+            no name of a patient fits.
+        description: counts that a site may tell of itself when it starts.
+    """
+
+    features: tuple[str, ...] = FEATURE_KINDS
+    max_rows: int = 4096
+    max_feature_length: int = 512
+    max_partitions: int = 32
+    min_volumes: int = 2
+    max_epsilon: float | None = None
+    weights: tuple[str, ...] = (
+        "encoder.*",
+        "decoder.*",
+        "head.*",
+        "predictor.*",
+        "project.*",
+        "prototypes",
+        "tokens.*",
+    )
+    max_norm: float | None = None
+    metrics: tuple[str, ...] = _METRICS
+    description: tuple[str, ...] = ("slices", "volumes", "validation_volumes", "feature_length", "partitions")
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> EgressPolicy:
+        """Check and take ``settings``; what they leave out has its default.
+
+        Raises:
+            ValueError: on unknown keys or values that do not fit, all of them at once.
+        """
+        defaults = {entry.name: entry.default for entry in fields(cls)}
+        problems: list[str] = []
+        values: dict[str, Any] = {}
+        for key, value in settings.items():
+            if key not in defaults:
+                close = difflib.get_close_matches(str(key), defaults, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(defaults)}"
+                problems.append(f"unknown key {key!r}, {hint}")
+                continue
+            problem = _problem(key, value, defaults[key])
+            if problem:
+                problems.append(f"{key} {problem}, got {value!r}")
+            values[key] = tuple(value) if isinstance(value, list | tuple) else value
+        if problems:
+            raise ValueError(f"egress policy: {'; '.join(problems)}")
+        return cls(**values)
+
+    @property
+    def digest(self) -> str:
+        """Short hash of all settings, which every line of the manifest names; the order of lists is no matter."""
+        settings = {name: sorted(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+    def allows_weight(self, name: str) -> bool:
+        return _matches(name, self.weights, r"[\w.]*")
+
+    def allows_metric(self, name: str) -> bool:
+        return _matches(name, self.metrics, r"[A-Za-z_]{0,32}")
+
+
+def _problem(key: str, value: object, default: object) -> str | None:
+    if isinstance(default, tuple):
+        if not isinstance(value, list | tuple) or not all(isinstance(entry, str) and entry for entry in value):
+            return "must be a list of texts"
+        strangers = [entry for entry in value if entry not in FEATURE_KINDS] if key == "features" else []
+        return f"may hold {' and '.join(FEATURE_KINDS)}" if strangers else None
+    if isinstance(default, int):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if whole and value >= 1 else "must be a whole number of at least 1"  # type: ignore[operator]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return None if value is None or (number and value > 0) else "must be a positive number or null"  # type: ignore[operator]
+
+
+def _matches(name: str, patterns: Iterable[str], star: str) -> bool:
+    return any(re.fullmatch(star.join(re.escape(part) for part in pattern.split("*")), name) for pattern in patterns)

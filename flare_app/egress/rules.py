@@ -1,0 +1,308 @@
+"""The rules: what a payload must be for a policy to let it out. Fails closed: what no rule names is refused.
+
+Letters: M rows, D feature length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from nvflare.apis.dxo import DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from torch import Tensor
+
+from flare_app.egress.plain import EgressError, is_count, shown
+from flare_app.egress.policy import FEATURE_KINDS, EgressPolicy
+from flare_app.egress.reports import check_privacy, check_report
+from flare_app.exchange import FEATURES, encode, no_features, rows_in
+from flare_app.protocol import REPORT, Header, TaskName, path_like
+
+_NORM_TOLERANCE = 1e-2  # half precision rounds each entry to 11 bits
+_REASON_LENGTH = 1000
+_PROPERTY_LENGTH = 256
+_RETURN_CODES = {value for name, value in vars(ReturnCode).items() if not name.startswith("_")}
+_FEATURE_TASKS = (TaskName.SHARE, TaskName.GET_FEATURES)
+_WEIGHT_TASKS = {DataKind.WEIGHTS: TaskName.INITIAL_WEIGHTS, DataKind.WEIGHT_DIFF: TaskName.TRAIN}
+_WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_ROUNDS_REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a policy lets out.
+
+    Args:
+        payload: what may go on.
+        entries: what the manifest says of it, one for each tensor, report or reason.
+        withheld: why its features were taken out; None when they were not.
+    """
+
+    payload: Shareable
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    withheld: str | None = None
+
+
+class RowsPerRound:
+    """Counts different feature rows let out in a round: the same snapshot sent to many peers counts once."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._sent: dict[int, dict[str, int]] = {}
+        self._lock = threading.Lock()  # peers ask on threads of their own
+
+    def take(self, round_number: int, rows_MD: Tensor) -> None:
+        """Count the rows of a payload.
+
+        Raises:
+            EgressError: when the round would have more than allowed.
+        """
+        digest = hashlib.sha256(rows_MD.contiguous().numpy().tobytes()).hexdigest()
+        with self._lock:
+            sent = self._sent.setdefault(round_number, {})
+            total = sum(sent.values()) + (0 if digest in sent else len(rows_MD))
+            if total > self.most:
+                raise EgressError(
+                    "features.rows", f"{total} rows in round {round_number}, at most {self.most} may leave"
+                )
+            sent[digest] = len(rows_MD)
+            while len(self._sent) > _ROUNDS_REMEMBERED:
+                del self._sent[min(self._sent)]
+
+
+def examine(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Shareable) -> Release:
+    """What of the reply to ``task`` may leave.
+
+    Raises:
+        EgressError: when it holds anything that the policy does not name.
+    """
+    if task not in TaskName.ALL:
+        raise EgressError("task", f"task {task!r} is none of {', '.join(TaskName.ALL)}")
+    reason = _headers(payload)
+    if set(payload) - {ReservedHeaderKey.HEADERS, "DXO"}:
+        raise EgressError("payload", f"entries {shown(set(payload) - {ReservedHeaderKey.HEADERS, 'DXO'})}")
+    if "DXO" not in payload:
+        return Release(payload, [{"name": "reason", "text": reason}] if reason else [])
+    if payload.get_return_code() != ReturnCode.OK:
+        raise EgressError("payload", f"data beside the return code {payload.get_return_code()}")
+    if not isinstance(payload["DXO"], dict) or set(payload["DXO"]) != {"kind", "data", "meta"}:
+        raise EgressError("payload", "not a FLARE data exchange object")
+    kind = payload["DXO"]["kind"]
+    if kind == FEATURES:
+        return _features(policy, rows, task, payload)
+    if kind in _WEIGHT_TASKS:
+        return _weights(policy, task, payload)
+    if kind == DataKind.METRICS:
+        return _plain_report(policy, task, payload)
+    raise EgressError("payload", f"data of kind {kind!r}")
+
+
+def examine_context(fl_ctx: FLContext, task: str) -> None:
+    """What goes along with every message of a site, and who asked for it.
+
+    FLARE sends the public properties of the context, its own names and short values; a job could add to them. And a
+    site may ask another for features, nothing else: FLARE itself would let it ask for any task.
+
+    Raises:
+        EgressError: when there is more, or when another site asks for more.
+    """
+    for name, value in fl_ctx.get_all_public_props().items():
+        plain = value is None or isinstance(value, bool) or is_count(value)
+        short = isinstance(value, str) and len(value) <= _PROPERTY_LENGTH and not path_like(value)
+        if not re.fullmatch(r"__\w{1,64}__", name) or not (plain or short):
+            raise EgressError("context", f"public property {shown([name])}")
+    if task in TaskName.ALL and task != TaskName.GET_FEATURES and asking_site(fl_ctx):
+        raise EgressError("asker", f"the site {asking_site(fl_ctx)!r} asks for {task!r}", stops=False)
+
+
+def asking_site(fl_ctx: FLContext) -> str | None:
+    """The site that a reply goes to, as it names itself; None when it goes to the server."""
+    peer = fl_ctx.get_peer_context()
+    return None if peer is None or peer.get_prop(ReservedKey.FQSN) is None else peer.get_identity_name()
+
+
+def examine_request(payload: Shareable) -> None:
+    """What this site sends to a peer as a *request* may ask for the features of a round and hold nothing else.
+
+    Raises:
+        EgressError: when it holds more.
+    """
+    _headers(payload, {ReservedHeaderKey.TASK_NAME: lambda value: value == TaskName.GET_FEATURES})
+    if set(payload) - {ReservedHeaderKey.HEADERS}:
+        raise EgressError("request", f"data in a request to a peer: {shown(payload)}")
+
+
+def _headers(payload: Shareable, further: Mapping[str, Callable[[Any], bool]] | None = None) -> str | None:
+    """Check the headers, the usual and some further ones; gives the reason that the reply states, if any."""
+    headers = payload.get(ReservedHeaderKey.HEADERS)
+    if not isinstance(headers, dict):
+        raise EgressError("headers", "no table of headers")
+    reason = headers.get(Header.REASON)
+    checks: dict[str, Callable[[Any], bool]] = {
+        ReservedHeaderKey.RC: lambda value: value in _RETURN_CODES,
+        ReservedHeaderKey.CONTENT_TYPE: lambda value: value == "DXO",
+        Header.ROUND: is_count,
+        Header.REASON: lambda value: isinstance(value, str),
+        **(further or {}),
+    }
+    for name, value in headers.items():
+        if name not in checks:
+            raise EgressError("headers", f"header {shown([name])}")
+        if not checks[name](value):
+            raise EgressError("headers", f"value of header {name}")
+    if reason is not None and (len(reason) > _REASON_LENGTH or path_like(reason)):
+        raise EgressError("headers.reason", "the reason is too long, or it names a path", stops=False)
+    return reason
+
+
+# -- features ----------------------------------------------------------------------------------------------------------
+
+
+def _features(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Shareable) -> Release:
+    if task not in _FEATURE_TASKS:
+        raise EgressError("features.task", f"features as answer to {task!r}")
+    dxo = from_shareable(payload)
+    declared = ("kind", "round", "volumes", "privacy")
+    meta: dict[str, Any] = {**dict.fromkeys(declared), **_meta(dxo.meta, set(declared))}
+    kind, round_number, volumes, privacy = (meta[key] for key in declared)
+    if kind not in FEATURE_KINDS or not is_count(round_number) or not is_count(volumes):
+        raise EgressError("features.meta", "kind, round and volumes must be told")
+    problem = check_privacy(policy, privacy)
+    if problem:
+        raise EgressError("features.meta", problem)
+    withheld = _withheld(policy, kind, volumes, privacy) if rows_in(dxo) else None
+    if withheld:
+        # Built anew: nothing that came along can stay by mistake.
+        emptied = encode(no_features(_length(dxo.data)), kind, round_number).to_shareable()
+        emptied[ReservedHeaderKey.HEADERS] = dict(payload[ReservedHeaderKey.HEADERS])
+        return Release(emptied, _tensor_entries(from_shareable(emptied).data), withheld)
+    _feature_tensors(policy, dxo.data)
+    rows.take(round_number, dxo.data["features"])
+    cohort = {"kind": kind, "volumes": volumes, **({"epsilon": privacy["epsilon"]} if privacy else {})}
+    return Release(payload, [{**entry, **cohort} for entry in _tensor_entries(dxo.data)])
+
+
+def _length(data: Any) -> int:
+    """D, which peers compare with their own even where no row is left."""
+    rows = data.get("features") if isinstance(data, dict) else None
+    return int(rows.shape[1]) if isinstance(rows, Tensor) and rows.ndim == 2 else 0
+
+
+def _feature_tensors(policy: EgressPolicy, data: Any) -> None:
+    if not isinstance(data, dict) or set(data) != {"features", "partition"}:
+        raise EgressError("features.names", f"tensors {shown(data)}")
+    for name, tensor in data.items():
+        _plain_tensor("features", name, tensor)
+    rows_MD, partition_M = data["features"], data["partition"]
+    if rows_MD.dtype != torch.float16 or partition_M.dtype != torch.int16:
+        raise EgressError("features.dtype", f"{rows_MD.dtype} and {partition_M.dtype}, not float16 and int16")
+    if rows_MD.ndim != 2 or rows_MD.shape[1] > policy.max_feature_length or partition_M.shape != rows_MD.shape[:1]:
+        raise EgressError("features.shape", f"{tuple(rows_MD.shape)} and {tuple(partition_M.shape)}")
+    if len(rows_MD) > policy.max_rows:
+        raise EgressError("features.rows", f"{len(rows_MD)} rows, at most {policy.max_rows} may leave")
+    norm_M = rows_MD.float().norm(dim=1)
+    if not torch.isfinite(norm_M).all():
+        raise EgressError("features.finite", "NaN or infinite values")
+    if ((norm_M - 1).abs() > _NORM_TOLERANCE).any():
+        raise EgressError("features.norm", f"norms from {norm_M.min():.4g} to {norm_M.max():.4g}, not 1")
+    if ((partition_M < 0) | (partition_M >= policy.max_partitions)).any():
+        raise EgressError("features.partition", f"partitions beyond 0 to {policy.max_partitions - 1}")
+
+
+def _withheld(policy: EgressPolicy, kind: str | None, volumes: int, privacy: Mapping[str, Any] | None) -> str | None:
+    """Why features that are well formed must stay; None when they may go. ``kind`` None: of any kind."""
+    if not policy.features or (kind is not None and kind not in policy.features):
+        return f"the policy shows no {kind or 'features'}"
+    if volumes < policy.min_volumes:
+        return f"a cohort of {volumes} volumes, the least is {policy.min_volumes}"
+    if policy.max_epsilon is not None and (privacy is None or privacy["epsilon"] > policy.max_epsilon):
+        return f"epsilon {privacy['epsilon']:.4g}" if privacy else "no noise, and the policy asks for it"
+    return None
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def _weights(policy: EgressPolicy, task: str, payload: Shareable) -> Release:
+    dxo = from_shareable(payload)
+    if task != _WEIGHT_TASKS[dxo.data_kind]:
+        raise EgressError("weights.task", f"{dxo.data_kind} as answer to {task!r}")
+    if not isinstance(dxo.data, dict):
+        raise EgressError("weights.names", "no table of tensors")
+    strangers = [name for name in dxo.data if not isinstance(name, str) or not policy.allows_weight(name)]
+    if strangers:
+        raise EgressError("weights.names", f"tensors {shown(strangers)}, declared are {', '.join(policy.weights)}")
+    squares = 0.0
+    for name, tensor in dxo.data.items():
+        _plain_tensor("weights", name, tensor)
+        if tensor.dtype not in _WEIGHT_DTYPES:
+            raise EgressError("weights.dtype", f"{name} is {tensor.dtype}")
+        squares += float(tensor.double().square().sum())
+    # Sums over NaN and infinity are such themselves.
+    if not math.isfinite(squares):
+        raise EgressError("weights.finite", "NaN or infinite values: the training diverged", stops=False)
+    if task == TaskName.TRAIN and policy.max_norm is not None and squares > policy.max_norm**2:
+        detail = f"the norm of the update is {math.sqrt(squares):.4g}, above {policy.max_norm:.4g}"
+        raise EgressError("weights.norm", detail, stops=False)
+    report = _meta(dxo.meta, {REPORT}).get(REPORT, {})
+    entries = _tensor_entries(dxo.data)
+    return Release(payload, [*entries, check_report(policy, task, report)] if report else entries)
+
+
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+
+def _plain_report(policy: EgressPolicy, task: str, payload: Shareable) -> Release:
+    dxo = from_shareable(payload)
+    _meta(dxo.meta, set())
+    entry = check_report(policy, task, dxo.data)
+    if task != TaskName.SHARE or not dxo.data.get("rows"):
+        return Release(payload, [entry])
+    # Peers ask those sites that say they have rows: one whose rows would be withheld must not be asked.
+    withheld = _withheld(policy, None, dxo.data.get("volumes", 0), dxo.data.get("privacy"))
+    if withheld:
+        payload["DXO"] = {**payload["DXO"], "data": {"rows": 0, "volumes": 0, "privacy": None}}
+    return Release(payload, [entry], withheld)
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def _plain_tensor(what: str, name: str, tensor: Any) -> None:
+    # A subclass such as MONAI's MetaTensor carries the name of the file it was read from.
+    if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise EgressError(f"{what}.tensors", f"{name} is a {type(tensor).__name__}, not a plain tensor on the CPU")
+
+
+def _tensor_entries(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "count": len(tensor) if name in ("features", "partition") else tensor.numel(),
+            "bytes": tensor.numel() * tensor.element_size(),
+        }
+        for name, tensor in tensors.items()
+    ]
+
+
+def _meta(meta: Any, declared: set[str]) -> dict[str, Any]:
+    # FLARE's own filters note their class names there.
+    if not isinstance(meta, dict):
+        raise EgressError("meta", "no table")
+    history = meta.get(MetaKey.FILTER_HISTORY, [])
+    if not isinstance(history, list) or not all(isinstance(n, str) and re.fullmatch(r"\w{1,64}", n) for n in history):
+        raise EgressError("meta", "filter history")
+    strangers = set(meta) - declared - {MetaKey.FILTER_HISTORY}
+    if strangers:
+        raise EgressError("meta", f"undeclared {shown(strangers)}")
+    return meta

@@ -1,0 +1,81 @@
+"""Payloads as a site makes them, to be broken by the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nvflare.apis.dxo import DataKind
+from nvflare.apis.filter import FilterChainType, FilterContextKey, FilterSource
+from nvflare.apis.shareable import Shareable
+from torch import Tensor
+from torch.nn import functional
+
+from fcl.federation import FeaturePrivacy, FeatureSet
+from flare_app.egress import EgressFilter
+from flare_app.exchange import encode
+from flare_app.protocol import with_report, with_tensors
+
+
+def unit_rows(rows: int = 8, seed: int = 0) -> Tensor:
+    return functional.normalize(torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def features(
+    rows: int = 8, volumes: int = 3, epsilon: float | None = None, kind: str = "features", seed: int = 0, **data: Any
+) -> Shareable:
+    privacy = None if epsilon is None else FeaturePrivacy(epsilon, 1e-5, 1.2, 3)
+    shown = FeatureSet(unit_rows(rows, seed), torch.arange(rows) % 4, volumes, privacy)
+    payload = encode(shown, kind, 5)
+    payload.data.update(data)
+    return payload.to_shareable()
+
+
+def weights(kind: str = DataKind.WEIGHT_DIFF, report: dict[str, Any] | None = None, **tensors: Any) -> Shareable:
+    plain = {"encoder.weight": torch.ones(2, 3), "head.0.bias": torch.zeros(4)}
+    return with_tensors(kind, {**plain, **tensors}, report)
+
+
+def train_report(**changes: Any) -> dict[str, Any]:
+    return {
+        "count": 24,
+        "metrics": {"loss": 1.5},
+        "validation": {"mean_dice": 0.8, "dice_lv": 0.9, "count": 2.0},
+        "features_received": {"hospital-b": 288},
+        "seconds": 1.2,
+        "peak_mib": 300.0,
+        "privacy": None,
+        **changes,
+    }
+
+
+def introduction(**changes: Any) -> Shareable:
+    return with_report(
+        {
+            "config_hash": "0123456789abcdef",
+            "settings": {"config": ["configs/pretrain.json"], "overrides": {"batch_size": 8, "x": "$@y"}, "seed": 0},
+            "spec": {"encoder.weight": "float32 [2, 3]", "head.0.bias": "float32 []"},
+            "shares_features": True,
+            "resumed_round": 0,
+            "description": {"slices": 24, "volumes": 2},
+            **changes,
+        }
+    )
+
+
+def with_headers(payload: Shareable, **headers: Any) -> Shareable:
+    for name, value in headers.items():
+        payload.set_header(name, value)
+    return payload
+
+
+def with_meta(payload: Shareable, **meta: Any) -> Shareable:
+    payload["DXO"]["meta"].update(meta)
+    return payload
+
+
+def egress_filter(policy: dict[str, Any] | None = None, source: str = FilterSource.SITE) -> EgressFilter:
+    made = EgressFilter(policy)
+    made.set_prop(FilterContextKey.SOURCE, source)
+    made.set_prop(FilterContextKey.CHAIN_TYPE, FilterChainType.TASK_RESULT_CHAIN)
+    return made

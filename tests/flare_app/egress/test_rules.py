@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from nvflare.apis.controller_spec import Task
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable, make_reply
+
+from flare_app.egress import EgressError, EgressPolicy
+from flare_app.egress.rules import RowsPerRound, examine, examine_request
+from flare_app.protocol import Header, refusal, report_of, tensors_of, with_report
+from tests.flare_app.egress.payloads import (
+    features,
+    introduction,
+    train_report,
+    unit_rows,
+    weights,
+    with_headers,
+    with_meta,
+)
+
+
+def _examine(task: str, payload: Shareable, **policy: Any) -> Any:
+    settings = EgressPolicy.from_dict(policy)
+    return examine(settings, RowsPerRound(settings.max_rows), task, payload)
+
+
+PRIVACY = {"epsilon": 2.0, "delta": 1e-5, "noise_multiplier": 1.2, "releases": 3}
+
+
+@pytest.mark.parametrize(
+    ("task", "payload"),
+    [
+        ("initialize", introduction()),
+        ("initial_weights", weights(DataKind.WEIGHTS)),
+        ("share", with_report({"rows": 8, "volumes": 3, "privacy": None})),
+        ("share", features()),
+        ("get_features", features(epsilon=2.0)),
+        ("get_features", features(rows=0, volumes=0)),
+        ("train", weights(report=train_report())),
+        ("train", weights(report=train_report(privacy=PRIVACY))),
+        ("validate", with_headers(with_report({"validation": {"mean_dice": 0.5}}), **{Header.ROUND: 3})),
+        ("train", refusal("FileNotFoundError in task 'train', see the log of site-1")),
+        ("train", make_reply(ReturnCode.TASK_ABORTED)),
+        ("train", with_meta(weights(), filter_history=["ExcludeVars"])),
+    ],
+)  # fmt: skip
+def test_what_a_site_of_this_app_sends_may_leave_as_it_is(task: str, payload: Shareable) -> None:
+    before = dict(payload)
+    release = _examine(task, payload)
+    assert release.payload is payload
+    assert dict(payload) == before
+    assert release.withheld is None
+
+
+def _changed(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor[1] = value
+    return tensor
+
+
+HALF = unit_rows().half()
+
+
+@pytest.mark.parametrize(
+    ("rule", "task", "payload"),
+    [
+        ("task", "dance", Shareable()),
+        ("task", "None", Shareable()),
+        # what is around the data
+        ("payload", "train", Shareable({"images": torch.zeros(3)})),
+        ("payload", "train", Shareable({"DXO": [1]})),
+        ("payload", "train", Shareable({"DXO": {"kind": "METRICS", "data": {}, "meta": {}, "extra": 1}})),
+        ("payload", "train", DXO(DataKind.APP_DEFINED, data={"x": 1}).to_shareable()),
+        ("payload", "train", DXO(DataKind.COLLECTION, data={}).to_shareable()),
+        ("payload", "train", with_headers(weights(), __rc__=ReturnCode.EXECUTION_EXCEPTION)),
+        ("headers", "train", with_headers(weights(), volume_names=["patient007"])),
+        ("headers", "train", with_headers(weights(), __rc__="patient007")),
+        ("headers", "train", with_headers(weights(), **{Header.ROUND: "patient007"})),
+        ("headers", "train", with_headers(weights(), **{Header.REASON: ["x"]})),
+        ("headers.reason", "train", refusal("cannot read /data/patient007/image")),
+        ("headers.reason", "train", refusal("no such file: 'C:\\patients'")),
+        ("headers.reason", "train", refusal("cannot read patient007.nii.gz")),
+        ("headers.reason", "train", refusal("x" * 1001)),
+        # features
+        ("features.task", "train", features()),
+        ("features.task", "initialize", features()),
+        ("features.meta", "share", with_meta(features(), kind="images")),
+        ("features.meta", "share", with_meta(features(), round=None)),
+        ("features.meta", "share", with_meta(features(), volumes="3")),
+        ("features.meta", "share", with_meta(features(), volumes=True)),
+        ("features.meta", "share", with_meta(features(), privacy={"epsilon": 1.0})),
+        ("features.meta", "share", with_meta(features(epsilon=math.nan))),
+        ("meta", "share", with_meta(features(), volume_names=["patient007"])),
+        ("meta", "share", with_meta(features(), filter_history=["/data/patient007"])),
+        ("features.names", "share", features(volume=torch.zeros(8))),
+        ("features.tensors", "share", features(features=HALF.numpy())),
+        ("features.tensors", "share", features(features=MetaTensor(HALF, meta={"filename": "patient007"}))),
+        ("features.tensors", "share", features(partition=torch.zeros(8, dtype=torch.int16).to_sparse())),
+        ("features.dtype", "share", features(features=HALF.float())),
+        ("features.dtype", "share", features(partition=torch.zeros(8, dtype=torch.int64))),
+        ("features.shape", "share", features(features=HALF[None])),
+        ("features.shape", "share", features(features=torch.full((8, 513), 513**-0.5).half())),
+        ("features.shape", "share", features(partition=torch.zeros(7, dtype=torch.int16))),
+        ("features.rows", "share", features(rows=4097)),
+        ("features.finite", "share", features(features=_changed(HALF, math.nan))),
+        ("features.finite", "share", features(features=_changed(HALF, math.inf))),
+        ("features.norm", "share", features(features=_changed(HALF, 0.0))),
+        ("features.norm", "share", features(features=HALF * 1.02)),
+        ("features.partition", "share", features(partition=torch.full((8,), 32, dtype=torch.int16))),
+        ("features.partition", "share", features(partition=torch.full((8,), -1, dtype=torch.int16))),
+        # weights
+        ("weights.task", "train", weights(DataKind.WEIGHTS)),
+        ("weights.task", "initial_weights", weights()),
+        ("weights.task", "get_features", weights()),
+        ("weights.names", "train", weights(**{"bank.rows": torch.zeros(2)})),
+        ("weights.names", "train", weights(**{"encoder./data": torch.zeros(2)})),
+        ("weights.tensors", "train", weights(**{"encoder.bias": np.zeros(2)})),
+        ("weights.tensors", "train", weights(**{"encoder.bias": torch.nn.Parameter(torch.zeros(2))})),
+        ("weights.dtype", "train", weights(**{"encoder.bias": torch.zeros(2, dtype=torch.uint8)})),
+        ("weights.finite", "train", weights(**{"encoder.bias": torch.tensor([1.0, math.nan])})),
+        ("weights.finite", "train", weights(**{"encoder.bias": torch.tensor([1.0, -math.inf])})),
+        ("meta", "train", with_meta(weights(), note="patient007")),
+        # reports
+        ("report.keys", "initialize", introduction(dataset_dir="/data")),
+        ("report.keys", "train", weights(report=train_report(patients=["patient007"]))),
+        ("report.keys", "validate", with_report({"rows": 3})),
+        ("report.keys", "initial_weights", weights(DataKind.WEIGHTS, {"count": 3})),
+        ("report.keys", "get_features", with_report({"rows": 3})),
+        ("report.config_hash", "initialize", introduction(config_hash="patient007")),
+        ("report.settings", "initialize", introduction(settings={"overrides": {"dataset_dir": "/data/cardiac"}})),
+        ("report.settings", "initialize", introduction(settings={"x": torch.zeros(2)})),
+        ("report.settings", "initialize", introduction(settings={"x": "y" * 16384})),
+        ("report.spec", "initialize", introduction(spec={"bank.rows": "float32 [3]"})),
+        ("report.spec", "initialize", introduction(spec={"encoder.weight": "patient007"})),
+        ("report.shares_features", "initialize", introduction(shares_features="yes")),
+        ("report.resumed_round", "initialize", introduction(resumed_round=-1)),
+        ("report.description", "initialize", introduction(description={"slices": 3, "patient007": 1})),
+        ("report.description", "initialize", introduction(description={"slices": "patient007"})),
+        ("report.rows", "share", with_report({"rows": 1.5})),
+        ("report.count", "train", weights(report=train_report(count=True))),
+        ("report.metrics", "train", weights(report=train_report(metrics={"loss_patient007": 1.0}))),
+        ("report.metrics", "train", weights(report=train_report(metrics={"loss": [1.0, 2.0]}))),
+        ("report.metrics", "train", weights(report=train_report(metrics={"loss": math.nan}))),
+        ("report.metrics", "train", weights(report=train_report(metrics={"loss": "patient007"}))),
+        ("report.validation", "validate", with_report({"validation": {"dice_of_patient007": 1.0}})),
+        ("report.features_received", "train", weights(report=train_report(features_received={"a/b": 1}))),
+        ("report.features_received", "train", weights(report=train_report(features_received={"a": "x"}))),
+        ("report.seconds", "train", weights(report=train_report(seconds="x"))),
+        ("report.privacy", "train", weights(report=train_report(privacy={"patient007": 1}))),
+    ],
+)
+def test_anything_else_is_refused_by_the_rule_it_breaks(rule: str, task: str, payload: Shareable) -> None:
+    with pytest.raises(EgressError) as error:
+        _examine(task, payload)
+    assert error.value.rule == rule
+    assert "patient007" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("payload", "stops"),
+    [
+        (weights(**{"encoder.bias": torch.tensor([math.nan])}), False),
+        (weights(**{"encoder.bias": torch.tensor([100.0])}), False),
+        (weights(**{"bank.rows": torch.zeros(2)}), True),
+        (refusal("/data/patient007"), False),
+    ],
+)
+def test_a_failed_training_does_not_end_the_sites_part(payload: Shareable, stops: bool) -> None:
+    with pytest.raises(EgressError) as error:
+        _examine("train", payload, max_norm=10.0)
+    assert error.value.stops == stops
+
+
+def test_norm_limit_is_of_all_tensors_together_and_not_for_initial_weights() -> None:
+    norm = math.sqrt(6)
+    assert _examine("train", weights(), max_norm=norm + 1e-6).entries
+    with pytest.raises(EgressError, match=r"weights\.norm"):
+        _examine("train", weights(), max_norm=norm - 1e-6)
+    assert _examine("initial_weights", weights(DataKind.WEIGHTS), max_norm=0.1).entries
+
+
+@pytest.mark.parametrize(
+    ("payload", "policy", "why"),
+    [
+        (features(), {"features": []}, "the policy shows no features"),
+        (features(), {"features": ["prototypes"]}, "the policy shows no features"),
+        (features(kind="prototypes"), {"features": ["features"]}, "the policy shows no prototypes"),
+        (features(volumes=1), {}, "a cohort of 1 volumes, the least is 2"),
+        (features(volumes=0), {}, "a cohort of 0 volumes, the least is 2"),
+        (features(), {"max_epsilon": 4.0}, "no noise, and the policy asks for it"),
+        (features(epsilon=4.5), {"max_epsilon": 4.0}, "epsilon 4.5"),
+        (features(features=torch.full((8, 6), math.nan)), {"features": []}, "the policy shows no features"),
+    ],
+)
+def test_features_that_may_not_be_shown_are_replaced_by_none(
+    payload: Shareable, policy: dict[str, Any], why: str
+) -> None:
+    kind = payload["DXO"]["meta"]["kind"]
+    release = _examine("get_features", with_headers(payload, **{Header.ROUND: 5}), **policy)
+    assert release.withheld == why
+    left = tensors_of(release.payload, "FCL_FEATURES")
+    assert {name: tuple(tensor.shape) for name, tensor in left.items()} == {"features": (0, 6), "partition": (0,)}
+    assert release.payload["DXO"]["meta"] == {"kind": kind, "round": 5, "volumes": 0}
+    assert [entry["bytes"] for entry in release.entries] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "rows"),
+    [
+        ({}, 8),
+        ({"features": ["prototypes"]}, 8),
+        ({"features": []}, 0),
+        ({"min_volumes": 4}, 0),
+        ({"max_epsilon": 1.0}, 0),
+    ],
+)
+def test_site_whose_features_are_withheld_says_it_has_none(policy: dict[str, Any], rows: int) -> None:
+    release = _examine("share", with_report({"rows": 8, "volumes": 3, "privacy": None}), **policy)
+    assert report_of(release.payload)["rows"] == rows
+    assert (report_of(release.payload)["volumes"] == 0) == (rows == 0)
+
+
+def test_rows_are_counted_over_a_round_and_a_snapshot_once_for_all_peers() -> None:
+    policy = EgressPolicy(max_rows=20)
+    rows = RowsPerRound(policy.max_rows)
+    for seed in (0, 0, 1, 1, 0):
+        examine(policy, rows, "get_features", features(seed=seed))
+    with pytest.raises(EgressError) as error:
+        examine(policy, rows, "get_features", features(seed=2))
+    assert error.value.detail == "24 rows in round 5, at most 20 may leave"
+    examine(policy, rows, "get_features", with_meta(features(seed=2), round=6))
+    for number in range(7, 40):
+        examine(policy, rows, "get_features", with_meta(features(seed=2), round=number))
+    assert len(rows._sent) == 8
+
+
+def test_manifest_entries_tell_size_cohort_and_epsilon() -> None:
+    entries = _examine("get_features", features(epsilon=2.5)).entries
+    common = {"kind": "features", "volumes": 3, "epsilon": 2.5}
+    assert entries == [
+        {"name": "features", "shape": [8, 6], "dtype": "float16", "count": 8, "bytes": 96, **common},
+        {"name": "partition", "shape": [8], "dtype": "int16", "count": 8, "bytes": 16, **common},
+    ]
+    entries = _examine("train", weights(report=train_report())).entries
+    assert entries[0] == {"name": "encoder.weight", "shape": [2, 3], "dtype": "float32", "count": 6, "bytes": 24}
+    assert entries[-1]["metrics"] == ["loss", "validation/count", "validation/dice_lv", "validation/mean_dice"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "allowed"),
+    [
+        (Task("get_features", with_headers(Shareable(), **{Header.ROUND: 3})).data, True),
+        (Task("train", with_headers(Shareable(), **{Header.ROUND: 3})).data, False),
+        (with_headers(Shareable(), note="patient007"), False),
+        (weights(), False),
+        (features(), False),
+    ],
+)
+def test_requests_to_peers_carry_nothing(request_: Shareable, allowed: bool) -> None:
+    if allowed:
+        examine_request(request_)
+    else:
+        with pytest.raises(EgressError):
+            examine_request(request_)
