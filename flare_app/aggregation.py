@@ -43,7 +43,7 @@ def update_problem(
         update: difference to the global weights, by name.
         count: slices that the site trained on.
         spec: :func:`tensor_spec` of the global weights.
-        max_norm: largest L2 norm over all tensors that is accepted; None accepts any finite one.
+        max_norm: largest :func:`l2_norm` that is accepted; None accepts any finite one.
     """
     if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
         return f"it trained on {count!r} slices"
@@ -53,11 +53,31 @@ def update_problem(
     broken = sorted(name for name, tensor in update.items() if not torch.isfinite(tensor).all())
     if broken:
         return f"NaN or infinite values in {_some(broken)}"
-    if max_norm is not None:
-        norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in update.values()))
-        if norm > max_norm:
-            return f"the norm of its update is {norm:.4g}, above the limit of {max_norm:.4g}"
+    if max_norm is not None and l2_norm(update) > max_norm:
+        return f"the norm of its update is {l2_norm(update):.4g}, above the limit of {max_norm:.4g}"
     return None
+
+
+def l2_norm(tensors: Mapping[str, Tensor]) -> float:
+    """L2 norm over all floating-point tensors together, in float64; counters (integers) are left out."""
+    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values() if t.is_floating_point()))
+
+
+def norm_limit(weights: Mapping[str, Tensor], ratio: float | None, absolute: float | None = None) -> float | None:
+    """Largest norm of an update that is accepted in a round; None for no limit.
+
+    Relative to the global weights and not to the other sites' updates: those differ in length by as much as the sites
+    differ in slices, and a large hospital must not look like an outlier among small ones.
+
+    Args:
+        weights: the global weights that the round begins with.
+        ratio: most of their norm that an update may have; weights of a norm below 1 count as 1.
+        absolute: another limit; the lower of the two holds.
+    """
+    limits = [] if absolute is None else [absolute]
+    if ratio is not None:
+        limits.append(ratio * max(l2_norm(weights), 1.0))
+    return min(limits, default=None)
 
 
 class RunningAverage:

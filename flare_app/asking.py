@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.workflows.model_controller import ModelController
 
+from flare_app.intake import Accept
 from flare_app.protocol import reason_of
+from flare_app.roster import Roster
 
-Answers = dict[str, Shareable]
+Payloads = list[tuple[Shareable, list[str]]]
 Reasons = dict[str, str]
 
 
@@ -26,65 +29,59 @@ class AskingController(ModelController):
 
     Args:
         min_sites: least number of usable results.
+        max_offences: with this many rejected replies a site is excluded.
     """
 
-    def __init__(self, min_sites: int) -> None:
+    def __init__(self, min_sites: int, max_offences: int) -> None:
         super().__init__(persistor_id="", task_check_period=0.1)
-        if min_sites < 1:
-            raise ValueError(f"min_sites must be at least 1, got {min_sites}")
+        if min_sites < 1 or max_offences < 1:
+            raise ValueError(f"min_sites and max_offences must be at least 1, got {min_sites} and {max_offences}")
         self.min_sites = min_sites
+        self.max_offences = max_offences
+        self._roster = Roster([], max_offences)
+        self._invitations: dict[str, Task] = {}
+        self._arrived: dict[str, Shareable] = {}
 
-    def ask(
-        self,
-        name: str,
-        payloads: Sequence[tuple[Shareable, Sequence[str]]],
-        timeout_s: int,
-        accept: Callable[[str, Shareable], str | None] | None = None,
-    ) -> tuple[Answers, Reasons]:
+    def ask(self, name: str, payloads: Payloads, timeout_s: int, accept: Accept) -> tuple[list[str], Reasons]:
         """Send a task and wait until every site has answered or the time is over.
+
+        A site that gives no answer is absent from here on; one whose reply is rejected has offended. A site that
+        replies with an error has done neither.
 
         Args:
             name: of the task.
             payloads: what to send, and to which sites.
             timeout_s: whole seconds.
-            accept: called with each usable reply, one at a time in order of arrival, instead of keeping it; gives the
-                reason when it rejects one.
+            accept: takes each usable reply, one at a time in order of arrival; gives the reason when it rejects one.
 
         Returns:
-            usable replies by site (empty ones when ``accept`` took them), and why the other sites have none.
+            the sites whose replies were taken, sorted, and why the others have given none.
         """
-        answers: Answers = {}
+        taken: list[str] = []
         reasons: Reasons = {}
 
         def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
             site, answer = client_task.client.name, client_task.result
             client_task.result = None  # the task outlives the round, the tensors need not
-            if answer.get_return_code() != ReturnCode.OK:
-                problem: str | None = reason_of(answer)
-            else:
-                try:
-                    problem = accept(site, answer) if accept else None
-                except Exception as error:  # whatever a site replies, the others' job goes on
-                    problem = f"its reply cannot be read: {type(error).__name__}: {error}"
+            problem = self._examine(site, answer, accept)
             if problem:
                 reasons[site] = problem
             else:
-                answers[site] = Shareable() if accept else answer
+                taken.append(site)
 
-        tasks = []
-        for payload, sites in payloads:
-            task = Task(name=name, data=payload, timeout=timeout_s, result_received_cb=received)
-            self.broadcast(task, self.fl_ctx, targets=list(sites), min_responses=0)
-            tasks.append(task)
+        tasks = [self._send(name, payload, sites, timeout_s, received) for payload, sites in payloads]
         for task in tasks:
             self.communicator.wait_for_task(task, self.abort_signal)
-        for _, sites in payloads:
-            for site in sites:
-                if site not in answers and site not in reasons:
-                    reasons[site] = f"no answer to {name!r} within {timeout_s} s"
-        return answers, reasons
+        for task, (_, sites) in zip(tasks, payloads, strict=True):
+            # FLARE ends a task before its time when all who still owe an answer have gone.
+            gone = task.completion_status == TaskCompletionStatus.CLIENT_DEAD
+            for site in set(sites).difference(taken, reasons):
+                how_long = "and FLARE has lost the site" if gone else f"within {timeout_s} s"
+                reasons[site] = f"no answer to {name!r} {how_long}"
+                self._roster.lose(site, reasons[site])
+        return sorted(taken), reasons
 
-    def require_quorum(self, what: str, answers: Mapping[str, Any], refused: Reasons) -> None:
+    def require_quorum(self, what: str, taken: Collection[str], refused: Reasons) -> None:
         """Go on only with enough usable results.
 
         Raises:
@@ -94,13 +91,81 @@ class AskingController(ModelController):
             raise JobFailed("aborted")
         for site, reason in sorted(refused.items()):
             self.warning(f"{what}: {site} is left out: {reason}")
-        if len(answers) < self.min_sites:
+            if self._roster.is_excluded(site):
+                self.warning(f"{site} is {self._roster.excluded[site]}: it takes no part in the rest of the job")
+        if len(taken) < self.min_sites:
+            missing = {**self._roster.left_out, **refused}
             raise JobFailed(
-                f"{what}: {len(answers)} of {len(answers) + len(refused)} sites gave a usable result, "
-                f"{self.min_sites} are needed. {listed(refused)}"
+                f"{what}: {len(taken)} of {len(taken) + len(missing)} sites gave a usable result, "
+                f"{self.min_sites} are needed. {listed(missing)}"
             )
 
+    def invite(self, name: str, payload: Callable[[], Shareable], site: str, timeout_s: int) -> None:
+        """Send a task to an absent site without waiting; :meth:`arrived` gives its reply.
 
-def listed(reasons: Mapping[str, str]) -> str:
+        Nothing happens while an earlier invitation stands: the site takes it up when it is done with what it does now,
+        as it works on one task at a time. After ``timeout_s`` it lapses and may be sent again.
+        """
+        standing = self._invitations.get(site)
+        if standing is not None and standing.completion_status is None:
+            return
+
+        def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
+            self._arrived[site], client_task.result = client_task.result, None
+
+        self._invitations[site] = self._send(name, payload(), [site], timeout_s, received)
+
+    def arrived(self, accept: Accept) -> tuple[list[str], Reasons]:
+        """As :meth:`ask`, of the replies to invitations that have come meanwhile."""
+        taken: list[str] = []
+        reasons: Reasons = {}
+        for site in sorted(self._arrived):
+            self._invitations.pop(site, None)
+            problem = self._examine(site, self._arrived.pop(site), accept)
+            if problem:
+                reasons[site] = problem
+            else:
+                taken.append(site)
+        return taken, reasons
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """Drop what comes too late; FLARE's model controller would keep it."""
+        self.warning(f"{client.name}: its answer to {task_name!r} comes too late and is dropped")
+
+    def _examine(self, site: str, answer: Shareable, accept: Accept) -> str | None:
+        if answer.get_return_code() != ReturnCode.OK:
+            return reason_of(answer)
+        try:
+            problem = accept(site, answer)
+        except Exception as error:  # whatever a site replies, the others' job goes on
+            problem = f"its reply cannot be read: {type(error).__name__}: {error}"
+        if problem:
+            self._roster.offend(site)
+        return problem
+
+    def _send(
+        self, name: str, payload: Shareable, sites: Sequence[str], timeout_s: int, received: Callable[..., Any]
+    ) -> Task:
+        task = Task(name=name, data=payload, timeout=timeout_s, result_received_cb=received)
+        task.client_tasks = _EachOnce()
+        self.broadcast(task, self.fl_ctx, targets=list(sites), min_responses=0)
+        return task
+
+
+class _EachOnce(list[ClientTask]):
+    """A task's list of assignments.
+
+    FLARE 2.9 lists an assignment again when a site fetches its task anew (the first reply was lost) while a later task
+    stands, and then its monitor of tasks dies on removing it twice: no task of the job would ever end.
+    """
+
+    def append(self, item: ClientTask) -> None:
+        if item not in self:
+            super().append(item)
+
+
+def listed(reasons: Reasons) -> str:
     """Reasons of all sites in one line."""
     return "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nvflare.private.fed.utils.fed_utils import split_gpus
@@ -31,34 +32,58 @@ def restarting_sites(simulator_arguments: Any, sites: int) -> str | None:
     )
 
 
-def disagreement(reports: Mapping[str, Mapping[str, Any]], exchanging: bool) -> str | None:
-    """How the sites do not fit together; None when they do.
+@dataclass(frozen=True)
+class Signature:
+    """What all sites of a job have in common.
 
     Args:
-        reports: site to what it told of itself (``spec``, ``config_hash``, ``shares_features``).
-        exchanging: whether features are to be exchanged.
+        spec: :func:`tensor_spec` of the weights.
+        config_hash: of the job's configuration.
+        settings: that configuration in plain words.
     """
-    problems = []
-    first, reference = next(iter(reports.items()))
-    for site, report in reports.items():
-        difference = spec_difference(reference["spec"], report["spec"])
+
+    spec: Mapping[str, str]
+    config_hash: str
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of_most(cls, reports: Mapping[str, Mapping[str, Any]]) -> Signature:
+        """What most sites tell of themselves; of equally many, those with the first site by name.
+
+        Args:
+            reports: site to what it told (``spec``, ``config_hash``, ``settings``); not empty.
+        """
+        found = [
+            cls(reports[site]["spec"], reports[site]["config_hash"], reports[site]["settings"])
+            for site in sorted(reports)
+        ]
+        return max(found, key=found.count)
+
+    def misfit(self, report: Mapping[str, Any], exchanging: bool) -> str | None:
+        """Why a site cannot take part; None when it can.
+
+        Args:
+            report: what it told of itself (also ``shares_features``).
+            exchanging: whether features are to be exchanged.
+        """
+        difference = spec_difference(self.spec, report["spec"])
         if difference:
-            problems.append(f"{site} has another architecture than {first}: {difference}")
-        elif report["config_hash"] != reference["config_hash"]:
-            problems.append(f"{site} has another version of the bundle or of its config files than {first}")
+            return f"it has another architecture than the other sites: {difference}"
+        if report["config_hash"] != self.config_hash:
+            return "it has another version of the bundle or of its config files than the other sites"
         if exchanging and not report["shares_features"]:
-            problems.append(f"{site} runs a method that has no features to share: set exchange to 'none'")
-    return "; ".join(problems) or None
+            return "it runs a method that has no features to share: set exchange to 'none'"
+        return None
 
 
-def other_run(found: RunState, spec: Mapping[str, str], config_hash: str) -> str | None:
+def other_run(found: RunState, signature: Signature) -> str | None:
     """Why a checkpoint is not of this job; None when it is."""
-    difference = spec_difference(spec, tensor_spec(found.weights))
+    difference = spec_difference(signature.spec, tensor_spec(found.weights))
     if difference:
         return f"the checkpoint to resume from is of another architecture: {difference}"
-    if found.config_hash != config_hash:
+    if found.config_hash != signature.config_hash:
         return (
             f"the checkpoint to resume from was made with another configuration (hash {found.config_hash}, now "
-            f"{config_hash}; it had {found.settings}): restore that one, or start in a new checkpoint_dir"
+            f"{signature.config_hash}; it had {found.settings}): restore that one, or start in a new checkpoint_dir"
         )
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,40 @@ from torch import Tensor
 from flare_app.aggregation import (
     RunningAverage,
     apply_update,
+    norm_limit,
     spec_difference,
     tensor_spec,
-    update_problem,
     weighted_mean,
 )
-from flare_app.asking import Answers, AskingController, JobFailed, Reasons, listed
-from flare_app.checks import disagreement, other_run, restarting_sites
-from flare_app.exchange import Exchange
+from flare_app.asking import AskingController, JobFailed, Payloads, Reasons, listed
+from flare_app.checks import Signature, other_run, restarting_sites
+from flare_app.exchange import Exchange, rows_in
+from flare_app.intake import introductions, shares, updates, validations
 from flare_app.protocol import Header, TaskName, report_of, tensor_bytes, tensors_of, with_report, with_tensors
 from flare_app.records import RoundLog, RoundRecord, SiteRecord, summary
-from flare_app.state import LAST, RunState
-
-Payloads = list[tuple[Shareable, list[str]]]
+from flare_app.roster import Roster
+from flare_app.state import LAST, PREVIOUS, RunState
+from flare_app.storage import StorageError, storing
+from flare_app.tensorboard import FOLDER, SiteBoards
 
 
 class FCLController(AskingController):
     """Federated averaging of a bundle's network, with features exchanged between sites in every round.
+
+    What happens when something goes wrong:
+
+    * A result counts when it arrives in time and holds what it should. A round with fewer than ``min_sites`` of them
+      ends the job as failed, with the reason of every site; otherwise it goes on with those that count.
+    * A site that leaves a task unanswered for ``task_timeout_s`` (or that FLARE reports as gone) is *absent*: from then
+      on nobody waits for it. It is asked again without waiting, and takes part from the round after its reply. So does
+      a site that did not finish, or failed, its first task.
+    * A site whose update is rejected (NaN, other tensors than the global ones, an implausible norm, nonsense in its
+      report) has *offended*; after ``max_offences`` it is excluded for the rest of the job, resumed runs included.
+      An error at the site or a missing answer is no offence.
+    * An update is implausible when its L2 norm is more than ``max_norm_ratio`` times that of the global weights. This
+      catches a site that has diverged, not one that means harm.
+    * After every round the global weights and all of the above are written to ``checkpoint_dir``; a job submitted
+      again with ``resume`` goes on from there.
 
     Args:
         num_rounds: rounds in all.
@@ -42,7 +60,11 @@ class FCLController(AskingController):
         route: ``"peer"`` (sites pull from each other) or ``"relay"`` (through the server).
         task_timeout_s: how long to wait for the results of a task, in whole seconds; late sites miss the round.
         start_timeout_s: the same for the first task, in which sites may preprocess their data.
-        max_update_norm: updates with a larger L2 norm are rejected; None accepts any finite one.
+        max_norm_ratio: updates with an L2 norm above this many times that of the global weights are rejected; None
+            accepts any finite one.
+        max_update_norm: the same as a number of its own; None sets no other limit.
+        max_offences: rejected updates after which a site is excluded.
+        admit_late: ask absent sites again; False leaves them out for the rest of the job.
         validate_every: rounds between validations of the global weights; the final weights always are. 0: never.
         best_metric: validation metric whose highest mean chooses ``best.pt``; None writes no such file.
         pretrained: checkpoint at the server whose weights every site may start from.
@@ -59,7 +81,10 @@ class FCLController(AskingController):
         "route",
         "task_timeout_s",
         "start_timeout_s",
+        "max_norm_ratio",
         "max_update_norm",
+        "max_offences",
+        "admit_late",
         "validate_every",
         "best_metric",
         "pretrained",
@@ -75,18 +100,24 @@ class FCLController(AskingController):
         route: str = "peer",
         task_timeout_s: int = 3600,
         start_timeout_s: int = 7200,
+        max_norm_ratio: float | None = 3.0,
         max_update_norm: float | None = None,
+        max_offences: int = 2,
+        admit_late: bool = True,
         validate_every: int = 1,
         best_metric: str | None = None,
         pretrained: str | None = None,
         checkpoint_dir: str | None = None,
         resume: bool = False,
     ) -> None:
-        super().__init__(min_sites)
+        super().__init__(min_sites, max_offences)
         if num_rounds < 1 or validate_every < 0:
             raise ValueError(f"num_rounds must be at least 1, validate_every 0; got {num_rounds} and {validate_every}")
         if task_timeout_s < 1 or start_timeout_s < 1:
             raise ValueError(f"timeouts must be at least 1 s, got {task_timeout_s} and {start_timeout_s}")
+        for name, limit in (("max_norm_ratio", max_norm_ratio), ("max_update_norm", max_update_norm)):
+            if limit is not None and limit <= 0:
+                raise ValueError(f"{name} must be positive, or None for no limit; got {limit}")
         if resume and checkpoint_dir is None:
             raise ValueError("resume needs a checkpoint_dir, one that outlives the job")
         if best_metric is not None and validate_every == 0:
@@ -96,7 +127,9 @@ class FCLController(AskingController):
         self.route = route
         self.task_timeout_s = task_timeout_s
         self.start_timeout_s = start_timeout_s
+        self.max_norm_ratio = max_norm_ratio
         self.max_update_norm = max_update_norm
+        self.admit_late = admit_late
         self.validate_every = validate_every
         self.best_metric = best_metric
         self.pretrained = pretrained
@@ -104,8 +137,11 @@ class FCLController(AskingController):
         self.resume = resume
         self._policy = Exchange(exchange, route)
         self._state = RunState({})
-        self._spec: dict[str, str] = {}
+        self._signature = Signature({}, "", {})
+        self._known: set[str] = set()  # sites that have built their workflow, and fit
+        self._resumed_round = 0
         self._folder = Path()
+        self._boards = SiteBoards(Path())
 
     def run(self) -> None:
         """The whole job; FLARE calls it in a thread of its own."""
@@ -113,9 +149,11 @@ class FCLController(AskingController):
         fobs.register(TensorDecomposer)
         try:
             self._run()
-        except JobFailed as failure:
+        except (JobFailed, StorageError) as failure:
             if not self.is_aborted():
                 self.panic(str(failure))
+        finally:
+            self._boards.close()
 
     def _run(self) -> None:
         sites = sorted(client.name for client in self.engine.get_clients())
@@ -123,16 +161,24 @@ class FCLController(AskingController):
         if problem:
             raise JobFailed(problem)
         self._folder = self._open_folder()
-        sites = self._initialize(sites)
+        self._boards = SiteBoards(Path(self.engine.get_workspace().get_run_dir(self.fl_ctx.get_job_id())) / FOLDER)
+        self._initialize(sites)
         log = RoundLog(self._folder, self._state.round)
         first, started = self._state.round, time.monotonic()
         for number in range(first, self.num_rounds):
-            record = self._round(number, sites)
+            self._admit(number)
+            record = self._round(number)
+            # The log first: when only one of the two is written, resuming does the round again and replaces its line.
             log.append(record)
+            self._boards.write(record)
+            self._state.save(self._folder)
+            cleanup_memory()
             pace = (time.monotonic() - started) / (number + 1 - first)
             self.info(summary(record, self.num_rounds, len(sites), pace * (self.num_rounds - number - 1)))
         if self.validate_every:
-            log.append(self._final_validation(sites))
+            record = self._final_validation()
+            log.append(record)
+            self._boards.write(record)
         self.info(f"finished {self.num_rounds} rounds; global weights and the log of rounds are in {self._folder}")
 
     # -- start ---------------------------------------------------------------------------------------------------------
@@ -145,79 +191,116 @@ class FCLController(AskingController):
             folder = Path(self.checkpoint_dir) / "server"
         else:
             folder = Path(workspace.get_root_dir()) / self.checkpoint_dir
-        if (folder / LAST).exists() and not self.resume:
+        if not self.resume and any((folder / name).exists() for name in (LAST, PREVIOUS)):
             raise JobFailed(f"{folder} holds checkpoints of an earlier run: resume it, or give another checkpoint_dir")
-        folder.mkdir(parents=True, exist_ok=True)
+        with storing(folder, "checkpoints"):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _initialize(self, sites: list[str]) -> list[str]:
-        """Let every site build its workflow, check that they agree, settle the global weights; gives who takes part."""
-        from fcl.networks.weights import read_weights  # brings MONAI along: here it loads while the sites start
-
+    def _initialize(self, sites: list[str]) -> None:
+        """Let every site build its workflow, check that they agree, settle the global weights."""
         found = RunState.load(self._folder) if self.resume else None
-        task = with_tensors(DataKind.WEIGHTS, read_weights(self.pretrained) if self.pretrained else {})
-        task.set_header(Header.EXCHANGE, self.exchange)
-        task.set_header(Header.ROUTE, self.route)
-        task.set_header(Header.SITES, sites)
-        task.set_header(Header.RESUME_ROUND, found.round if found else 0)
-        answers, refused = self.ask(TaskName.INITIALIZE, [(task, sites)], self.start_timeout_s)
-        self.require_quorum("start", answers, refused)
-        reports = {site: report_of(answers[site]) for site in sorted(answers)}
-        for site, report in reports.items():
-            self.info(f"{site}: {_in_words(report)}")
-        problem = disagreement(reports, self._policy.active)
-        if problem:
-            raise JobFailed(f"the sites do not fit together: {problem}")
-        common = next(iter(reports.values()))
-        self._spec = dict(common["spec"])
-        if found is None:
-            weights = self._initial_weights(list(reports))
-            self._state = RunState(weights, config_hash=common["config_hash"], settings=common["settings"])
-        else:
-            problem = other_run(found, self._spec, common["config_hash"])
+        self._resumed_round = found.round if found else 0
+        self._roster = Roster(sites, self.max_offences, found.offences if found else None)
+        reports: dict[str, dict[str, Any]] = {}
+        payloads: Payloads = [(self._opening(with_weights=True), self._roster.present)]
+        _, refused = self.ask(TaskName.INITIALIZE, payloads, self.start_timeout_s, introductions(reports))
+        if reports:
+            self._signature = Signature.of_most(reports)
+        refused.update(self._enrol(reports))
+        for site, reason in refused.items():
+            self._roster.lose(site, reason)
+        self.require_quorum("start", self._known, refused)
+        if found is not None:
+            problem = other_run(found, self._signature)
             if problem:
                 raise JobFailed(problem)
             self._state = found
             self.info(f"resuming after {found.round} rounds")
-        return list(reports)
+        else:
+            weights = self._initial_weights()
+            hashed, settings = self._signature.config_hash, dict(self._signature.settings)
+            self._state = RunState(weights, config_hash=hashed, settings=settings)
 
-    def _initial_weights(self, sites: list[str]) -> dict[str, Tensor]:
+    def _opening(self, with_weights: bool) -> Shareable:
+        from fcl.networks.weights import read_weights  # brings MONAI along: here it loads while the sites start
+
+        weights = read_weights(self.pretrained) if self.pretrained and with_weights else {}
+        task = with_tensors(DataKind.WEIGHTS, weights)
+        task.set_header(Header.EXCHANGE, self.exchange)
+        task.set_header(Header.ROUTE, self.route)
+        task.set_header(Header.SITES, self._roster.sites)
+        task.set_header(Header.RESUME_ROUND, self._resumed_round)
+        return task
+
+    def _enrol(self, reports: Mapping[str, Mapping[str, Any]]) -> Reasons:
+        """Take in the sites that fit the federation; gives why the others do not."""
+        refused: Reasons = {}
+        for site in sorted(reports):
+            problem = self._signature.misfit(reports[site], self._policy.active)
+            if problem:
+                refused[site] = problem
+                self._roster.offend(site)
+            else:
+                self._known.add(site)
+                self._roster.admit(site)
+                self.info(f"{site}: {_in_words(reports[site])}")
+        return refused
+
+    def _initial_weights(self) -> dict[str, Tensor]:
         """Of the first site by name that gives them, so that a repeated run begins with the same."""
-        reasons: Reasons = {}
-        for site in sites:
-            answers, refused = self.ask(TaskName.INITIAL_WEIGHTS, [(with_report({}), [site])], self.task_timeout_s)
-            if answers:
-                weights = tensors_of(answers[site], DataKind.WEIGHTS)
-                problem = spec_difference(self._spec, tensor_spec(weights))
-                if problem is None:
-                    return weights
-                refused = {site: problem}
+        spec, weights, reasons = self._signature.spec, {}, {}
+
+        def accept(site: str, answer: Shareable) -> str | None:
+            weights.update(tensors_of(answer, DataKind.WEIGHTS))
+            return spec_difference(spec, tensor_spec(weights))
+
+        for site in self._roster.present:
+            weights.clear()
+            payloads: Payloads = [(with_report({}), [site])]
+            taken, refused = self.ask(TaskName.INITIAL_WEIGHTS, payloads, self.task_timeout_s, accept)
+            if taken:
+                return weights
             reasons.update(refused)
         raise JobFailed(f"no site gave initial weights. {listed(reasons)}")
 
+    def _admit(self, number: int) -> None:
+        """Take in the absent sites that have answered meanwhile, and ask the others again, waiting for none."""
+        reports: dict[str, dict[str, Any]] = {}
+        _, refused = self.arrived(introductions(reports))
+        refused.update(self._enrol(reports))
+        for site, reason in sorted(refused.items()):
+            self.warning(f"round {number + 1}: {site} asked to take part, but {reason}")
+            self._roster.lose(site, reason)
+        for site in sorted(reports.keys() - refused.keys()):
+            self.info(f"{site} takes part again from round {number + 1}")
+        for site in self._roster.absent if self.admit_late else ():
+            known = site in self._known
+            timeout_s = self.task_timeout_s if known else self.start_timeout_s
+            self.invite(TaskName.INITIALIZE, partial(self._opening, with_weights=not known), site, timeout_s)
+
     # -- a round -------------------------------------------------------------------------------------------------------
 
-    def _round(self, number: int, sites: list[str]) -> RoundRecord:
-        started = time.monotonic()
-        record = RoundRecord(number, sites={site: SiteRecord() for site in sites})
+    def _round(self, number: int) -> RoundRecord:
+        started, sites = time.monotonic(), self._roster.present
+        record = RoundRecord(number, left_out=self._roster.left_out, sites={site: SiteRecord() for site in sites})
         for entry in record.sites.values():
             entry.bytes_weights_down = tensor_bytes(self._state.weights)
         payloads: Payloads = [(self._weights_payload(number), sites)]
         if self._policy.active:
-            shared, record.rejected = self.ask(TaskName.SHARE, payloads, self.task_timeout_s)
-            self.require_quorum(f"round {number + 1}, sharing", shared, record.rejected)
+            shared: dict[str, Shareable] = {}
+            accept = shares(shared, self._policy.relayed)
+            taken, record.rejected = self.ask(TaskName.SHARE, payloads, self.task_timeout_s, accept)
+            self.require_quorum(f"round {number + 1}, sharing", taken, record.rejected)
             payloads = self._feature_payloads(number, shared, record)
         average = RunningAverage(site for _, group in payloads for site in group)
-
-        def accept(site: str, answer: Shareable) -> str | None:
-            return self._take_update(site, answer, average, record)
-
+        max_norm = norm_limit(self._state.weights, self.max_norm_ratio, self.max_update_norm)
+        accept = updates(average, record, self._signature.spec, max_norm, peer_route=not self._policy.relayed)
         for payload, _ in payloads:
             payload.set_header(Header.VALIDATE, self.validate_every > 0 and number % self.validate_every == 0)
-        answers, refused = self.ask(TaskName.TRAIN, payloads, self.task_timeout_s, accept)
+        record.accepted, refused = self.ask(TaskName.TRAIN, payloads, self.task_timeout_s, accept)
         record.rejected.update(refused)
-        self.require_quorum(f"round {number + 1}", answers, record.rejected)
-        record.accepted = sorted(answers)
+        self.require_quorum(f"round {number + 1}", record.accepted, refused)
         record.count = average.count
         accepted = {site: record.sites[site] for site in record.accepted}
         record.metrics = weighted_mean({site: (entry.count, entry.metrics) for site, entry in accepted.items()})
@@ -226,20 +309,17 @@ class FCLController(AskingController):
         self._state.weights = apply_update(self._state.weights, average.mean())
         self._state.round = number + 1
         self._state.count_round(record.accepted, record.rejected)
-        self._state.save(self._folder)
-        cleanup_memory()
+        self._state.offences = dict(self._roster.offences)
         record.seconds = time.monotonic() - started
         return record
 
-    def _final_validation(self, sites: list[str]) -> RoundRecord:
-        started = time.monotonic()
-        record = RoundRecord(self.num_rounds, sites={site: SiteRecord() for site in sites})
-        payload = self._weights_payload(self.num_rounds)
-        answers, record.rejected = self.ask(TaskName.VALIDATE, [(payload, sites)], self.task_timeout_s)
-        self.require_quorum("final validation", answers, record.rejected)
-        for site, answer in answers.items():
-            record.sites[site].validation = report_of(answer)["validation"]
-        record.accepted = sorted(answers)
+    def _final_validation(self) -> RoundRecord:
+        started, sites = time.monotonic(), self._roster.present
+        record = RoundRecord(self.num_rounds, left_out=self._roster.left_out, sites={s: SiteRecord() for s in sites})
+        payloads: Payloads = [(self._weights_payload(self.num_rounds), sites)]
+        accept = validations(record.sites)
+        record.accepted, record.rejected = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
+        self.require_quorum("final validation", record.accepted, record.rejected)
         record.validation = _mean_validation(record.sites)
         self._keep_best(record.validation)
         self._state.save(self._folder)
@@ -256,39 +336,22 @@ class FCLController(AskingController):
         payload.set_header(Header.TOTAL_ROUNDS, self.num_rounds)
         return payload
 
-    def _feature_payloads(self, number: int, shared: Answers, record: RoundRecord) -> Payloads:
+    def _feature_payloads(self, number: int, shared: Mapping[str, Shareable], record: RoundRecord) -> Payloads:
         """Peer route: whom to pull from. Relay: to each site the features of all others."""
         sites = sorted(shared)
         if not self._policy.relayed:
             payload = self._stamped(with_report({}), number)
-            payload.set_header(Header.PEERS, sites)
+            # A site that shows nothing (withheld, cohort too small, budget spent) trains on, but is not asked in vain.
+            payload.set_header(Header.PEERS, [site for site in sites if report_of(shared[site])["rows"] > 0])
             return [(payload, sites)]
         dxos = {site: from_shareable(shared[site]) for site in sites}
         for site, dxo in dxos.items():
             record.sites[site].bytes_features_up = tensor_bytes(dxo.data)
         payloads: Payloads = []
         for site in sites:
-            others = {peer: dxos[peer].to_dict() for peer in sites if peer != site}
+            others = {peer: dxos[peer].to_dict() for peer in sites if peer != site and rows_in(dxos[peer])}
             payloads.append((self._stamped(DXO(DataKind.COLLECTION, data=others).to_shareable(), number), [site]))
         return payloads
-
-    def _take_update(self, site: str, answer: Shareable, average: RunningAverage, record: RoundRecord) -> str | None:
-        """Check a site's update and put it into the average; gives the reason when it is rejected."""
-        update, report = tensors_of(answer, DataKind.WEIGHT_DIFF), report_of(answer)
-        entry, received = record.sites[site], report["features_received"]
-        entry.bytes_weights_up = tensor_bytes(update)
-        entry.bytes_features_down = sum(received.values())
-        entry.features_from = sorted(received)
-        if self._policy.active and not self._policy.relayed:
-            for peer, size in received.items():
-                record.sites[peer].bytes_features_up += size
-        problem = update_problem(update, report["count"], self._spec, self.max_update_norm)
-        if problem:
-            return problem
-        entry.count, entry.seconds, entry.peak_mib = report["count"], report["seconds"], report["peak_mib"]
-        entry.metrics, entry.validation = report["metrics"], report["validation"]
-        average.add(site, update, entry.count)
-        return None
 
     def _keep_best(self, validation: Mapping[str, float]) -> None:
         if self.best_metric is None or not validation:

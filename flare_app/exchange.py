@@ -5,13 +5,13 @@ Letters: M shared rows, D feature length, S partitions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from nvflare.apis.dxo import DXO
 from torch import Tensor
 
-from fcl.federation import FeatureSet
+from fcl.federation import FeaturePrivacy, FeatureSet
 
 FEATURES = "FCL_FEATURES"  # data kind of a payload of features: filters recognise it by this name
 
@@ -91,7 +91,7 @@ class Limits:
 def encode(features: FeatureSet, kind: str, round_number: int) -> DXO:
     """A payload of its own (no memory shared with ``features``, so that filters may edit it in place).
 
-    Rows travel in half precision, partitions as int16.
+    Rows travel in half precision, partitions as int16. The cohort and what is known of its privacy go along.
     """
     return DXO(
         FEATURES,
@@ -99,8 +99,24 @@ def encode(features: FeatureSet, kind: str, round_number: int) -> DXO:
             "features": features.features.detach().to("cpu", torch.float16, copy=True).contiguous(),
             "partition": features.partition.detach().to("cpu", torch.int16, copy=True).contiguous(),
         },
-        meta={"kind": kind, "round": round_number},
+        meta={
+            "kind": kind,
+            "round": round_number,
+            "volumes": int(features.volumes),
+            **({"privacy": asdict(features.privacy)} if features.privacy else {}),
+        },
     )
+
+
+def no_features(feature_length: int) -> FeatureSet:
+    """What a site publishes that shows nothing."""
+    return FeatureSet(torch.zeros(0, feature_length), torch.zeros(0, dtype=torch.int64))
+
+
+def rows_in(dxo: DXO) -> int:
+    """Feature rows in a payload that nobody has checked yet; 0 when it is none."""
+    rows = dxo.data.get("features") if dxo.data_kind == FEATURES else None
+    return len(rows) if isinstance(rows, Tensor) and rows.ndim else 0
 
 
 def decode(dxo: DXO, kind: str, round_number: int, limits: Limits) -> FeatureSet:
@@ -138,4 +154,15 @@ def decode(dxo: DXO, kind: str, round_number: int, limits: Limits) -> FeatureSet
         raise ExchangeError(
             f"partitions from {partition_M.min()} to {partition_M.max()}, outside 0 to {limits.partitions - 1}"
         )
-    return FeatureSet(rows_MD / norm_M, partition_M)
+    return FeatureSet(rows_MD / norm_M, partition_M, *_told(dxo))
+
+
+def _told(dxo: DXO) -> tuple[int, FeaturePrivacy | None]:
+    """The cohort and the privacy that a payload states."""
+    volumes, privacy = dxo.get_meta_prop("volumes"), dxo.get_meta_prop("privacy")
+    if not isinstance(volumes, int) or volumes < 0:
+        raise ExchangeError(f"expected the number of volumes behind the rows, got {volumes!r}")
+    try:
+        return volumes, None if privacy is None else FeaturePrivacy(**privacy)
+    except TypeError as error:
+        raise ExchangeError("the statement on the privacy of the features cannot be read") from error

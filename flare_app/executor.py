@@ -6,12 +6,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.dxo import DataKind, from_dict, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
@@ -19,7 +18,6 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
-from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.memory_utils import cleanup_memory
@@ -27,7 +25,7 @@ from torch import Tensor
 
 from fcl.federation import FeatureSet, Participant, TrainReport
 from flare_app.aggregation import tensor_spec
-from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode
+from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode, no_features
 from flare_app.memory import peak_mib, reset_peak
 from flare_app.peers import Peers
 from flare_app.protocol import (
@@ -39,9 +37,11 @@ from flare_app.protocol import (
     tensors_of,
     with_report,
     with_tensors,
+    without_paths,
 )
 from flare_app.site import SiteSettings, read_settings, site_seed
 from flare_app.state import SiteState, SiteStates, random_state, seed_everything, set_random_state
+from flare_app.storage import StorageError
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class _Published:
     round: int
     kind: str
     features: FeatureSet
+
+    @property
+    def privacy(self) -> dict[str, Any] | None:
+        """What the noise guarantees, as it travels."""
+        return asdict(self.features.privacy) if self.features.privacy else None
 
 
 class FCLExecutor(Executor):
@@ -64,7 +69,7 @@ class FCLExecutor(Executor):
         bundle_root: the bundle's folder; None takes the one that the package ``fcl`` lies in.
         checkpoint_dir: where this site keeps its state after each round so that a job can resume: relative to the
             site's workspace, or absolute (the site's name is appended). None keeps nothing.
-        peer_timeout_s: how long to wait in a round for the features of all peers together.
+        peer_timeout_s: how long to wait in a round for a peer's features; it is asked twice, all at the same time.
         max_feature_rows: most rows taken from one peer in a round.
     """
 
@@ -115,7 +120,10 @@ class FCLExecutor(Executor):
         self._configuration: dict[str, Any] = {}
         self._global: dict[str, Tensor] = {}
         self._published: _Published | None = None
+        self._withholds_features = False
         self._states: SiteStates | None = None
+        self._resumed_round: int | None = None  # None until the first task is done
+        self._trained = 0  # rounds up to the last that this site trained in
         self._tasks: dict[str, Callable[[Shareable, FLContext, Signal], Shareable]] = {
             TaskName.INITIALIZE: self._initialize,
             TaskName.INITIAL_WEIGHTS: self._initial_weights,
@@ -140,7 +148,10 @@ class FCLExecutor(Executor):
             return make_reply(ReturnCode.TASK_UNKNOWN)
         self._site = fl_ctx.get_identity_name()
         try:
-            return task(shareable, fl_ctx, abort_signal)
+            reply = task(shareable, fl_ctx, abort_signal)
+            if shareable.get_header(Header.ROUND) is not None:
+                reply.set_header(Header.ROUND, shareable.get_header(Header.ROUND))  # for the site's own records
+            return reply
         except SiteError as error:
             reason, cause = str(error), error.__cause__
         except Exception as error:
@@ -168,16 +179,22 @@ class FCLExecutor(Executor):
         if self._exchange.active and participant.shares_features:
             length, partitions = int(described["feature_length"]), int(described["partitions"])
             self._limits = Limits(length, partitions, self.max_feature_rows)
-        pretrained = tensors_of(task, DataKind.WEIGHTS)
-        if pretrained:
-            self._load_pretrained(participant, pretrained)
-        resumed_round = self._resume(participant, int(task.get_header(Header.RESUME_ROUND, 0)))
+        if self._resumed_round is None:
+            pretrained = tensors_of(task, DataKind.WEIGHTS)
+            if pretrained:
+                self._load_pretrained(participant, pretrained)
+            self._resumed_round = self._resume(participant, int(task.get_header(Header.RESUME_ROUND, 0)))
+        else:
+            # Asked again after missing something: what this process holds is newer than any file.
+            self.logger.warning(
+                f"{self._site}: takes part again with the state that it has, after {self._trained} rounds"
+            )
         return with_report(
             {
                 **self._configuration,
                 "spec": tensor_spec(participant.weights()),
                 "shares_features": participant.shares_features,
-                "resumed_round": resumed_round,
+                "resumed_round": self._resumed_round,
                 "description": dict(described),
             }
         )
@@ -188,11 +205,13 @@ class FCLExecutor(Executor):
     def _share(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, kind = self._ready(), self._exchange.kind
         round_number = self._begin_round(participant, task)
-        features = participant.publish(kind)  # type: ignore[arg-type]
+        features = self._own_features(participant, kind)
         self._published = _Published(round_number, kind, features)
         if self._exchange.relayed:
             return encode(features, kind, round_number).to_shareable()
-        return with_report({"rows": len(features)})
+        return with_report(
+            {"rows": len(features), "volumes": int(features.volumes), "privacy": self._published.privacy}
+        )
 
     def _get_features(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         # Runs beside this site's own training, on another thread: it reads nothing but the published snapshot.
@@ -214,7 +233,6 @@ class FCLExecutor(Executor):
         result = participant.train(lambda: bool(abort_signal.triggered))
         metrics = _finite(result.metrics)
         self._save(participant, round_number + 1)
-        self._stream(metrics, validation, round_number, fl_ctx)
         report = {
             "count": int(result.count),
             "metrics": metrics,
@@ -222,6 +240,7 @@ class FCLExecutor(Executor):
             "features_received": received,
             "seconds": time.monotonic() - started,
             "peak_mib": peak_mib(),
+            "privacy": self._published.privacy if self._published else None,
         }
         update = self._difference(result)
         cleanup_memory()  # else freed blocks stay with the allocator, and the process grows by rounds
@@ -229,10 +248,8 @@ class FCLExecutor(Executor):
 
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant = self._ready()
-        round_number = self._begin_round(participant, task)
-        validation = _finite(participant.validate())
-        self._stream({}, validation, round_number, fl_ctx)
-        return with_report({"validation": validation})
+        self._begin_round(participant, task)
+        return with_report({"validation": _finite(participant.validate())})
 
     # -- parts of tasks ------------------------------------------------------------------------------------------------
 
@@ -245,14 +262,24 @@ class FCLExecutor(Executor):
         return self._participant
 
     def _open(self, fl_ctx: FLContext, threads: int | None) -> None:
-        from flare_app.workflow import bundle_folder, config_files, config_hash, open_workflow  # MONAI takes seconds
+        from flare_app.workflow import (  # brings MONAI along, which takes seconds
+            brought_code,
+            bundle_folder,
+            config_files,
+            config_hash,
+            open_workflow,
+        )
 
         workspace, job_id = fl_ctx.get_engine().get_workspace(), fl_ctx.get_job_id()
         settings: SiteSettings = read_settings(self._site, workspace.get_site_config_dir())
+        self._withholds_features = "features" in settings.withhold
         threads = settings.threads or threads
         if threads is not None:
             torch.set_num_threads(threads)
         root = bundle_folder(self.bundle_root)
+        brought = brought_code(self.config, self.data, self.overrides or {}, root)
+        if brought and not Path(workspace.get_app_custom_dir(job_id)).is_dir():
+            raise SiteError(f"a job without the right to bring code holds some: {', '.join(brought)}")
         files = config_files(root, self.config, settings.data or self.data)
         seed = site_seed(self.seed, self._site)
         seed_everything(seed)
@@ -261,11 +288,11 @@ class FCLExecutor(Executor):
             "site": self._site,
             "output_dir": str(Path(workspace.get_run_dir(job_id)) / "fcl"),
             **(self.overrides or {}),
-            **settings.overrides(),
+            **settings.overrides(shows_features=self._exchange.active),
         }
         self._configuration = {
             "config_hash": config_hash(root, self.config, self.overrides or {}, self.seed),
-            "settings": {"config": self.config, "overrides": self.overrides or {}, "seed": self.seed},
+            "settings": without_paths({"config": self.config, "overrides": self.overrides or {}, "seed": self.seed}),
         }
         if self.checkpoint_dir is not None:
             folder = Path(self.checkpoint_dir)
@@ -287,6 +314,10 @@ class FCLExecutor(Executor):
         """Restore the state after ``round_number`` rounds; gives the round of the state found, 0 for none."""
         if self._states is None:
             return 0
+        try:
+            self._states.check()
+        except StorageError as error:
+            raise SiteError(f"this site cannot save its state, see the log of {self._site}") from error
         if round_number == 0:
             self._states.clear()
             return 0
@@ -298,17 +329,29 @@ class FCLExecutor(Executor):
             self.logger.warning(f"{self._site}: the newest saved state is of round {state.round}, not {round_number}")
         participant.load_state_dict(state.participant)
         set_random_state(state.rng)
+        self._trained = state.round
         return state.round
 
     def _save(self, participant: Participant, rounds: int) -> None:
-        if self._states is not None:
+        self._trained = rounds
+        if self._states is None:
+            return
+        try:
             self._states.save(SiteState(rounds, participant.state_dict(), random_state()))
+        except StorageError as error:
+            # Its result would count for a round that this site could not resume from.
+            raise SiteError(f"the state after round {rounds} cannot be saved, see the log of {self._site}") from error
 
     def _begin_round(self, participant: Participant, task: Shareable) -> int:
         self._global = tensors_of(task, DataKind.WEIGHTS)
         round_number = int(task.get_header(Header.ROUND))
         participant.begin_round(round_number, int(task.get_header(Header.TOTAL_ROUNDS)), self._global)
         return round_number
+
+    def _own_features(self, participant: Participant, kind: str) -> FeatureSet:
+        if self._withholds_features:
+            return no_features(self._limits.feature_length)
+        return participant.publish(kind)  # type: ignore[arg-type]
 
     def _receive(
         self, participant: Participant, task: Shareable, fl_ctx: FLContext, abort_signal: Signal
@@ -337,15 +380,6 @@ class FCLExecutor(Executor):
         if result.weights.keys() != self._global.keys():
             raise SiteError("the tensors after training are not those that the round began with")
         return {name: (weight - self._global[name]).contiguous() for name, weight in result.weights.items()}
-
-    def _stream(
-        self, metrics: Mapping[str, float], validation: Mapping[str, float], step: int, fl_ctx: FLContext
-    ) -> None:
-        """To TensorBoard at the server; ``count`` is a weight, not a measurement."""
-        tags = {**metrics, **{f"validation/{name}": value for name, value in validation.items() if name != "count"}}
-        for name, value in tags.items():
-            dxo = create_analytic_dxo(tag=name, value=value, data_type=AnalyticsDataType.SCALAR, global_step=step)
-            send_analytic_dxo(self, dxo=dxo, fl_ctx=fl_ctx)
 
 
 def _share_of_cores(sites: list[str]) -> int | None:

@@ -7,6 +7,7 @@ Examples:
         --pretrained runs/pretrain/server/simulate_job/fcl/last.pt --set annotated=1
     python -m flare_app.job run fcl_pretrain --workspace runs/long --rounds 50 --checkpoint-dir runs/state --resume
     python -m flare_app.job export fcl_pretrain --out jobs
+    python -m flare_app.job export fcl_pretrain --out runs/jobs --self-contained
     nvflare simulator jobs/fcl_pretrain -n 4 -t 4 -w runs/pretrain
 
 From Python, in any of FLARE's environments:
@@ -63,6 +64,10 @@ class JobSettings:
     exchange: str = "none"
     route: str = "peer"
     task_timeout_s: int = 3600
+    start_timeout_s: int = 7200
+    max_norm_ratio: float | None = 3.0
+    max_offences: int = 2
+    admit_late: bool = True
     validate_every: int = 1
     best_metric: str | None = None
     pretrained: str | None = None
@@ -79,11 +84,11 @@ JOBS = {
 
 def build_job(settings: JobSettings) -> FedJob:
     """The job, for FLARE to export or to run in any environment."""
-    from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
-    from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
     from nvflare.job_config.api import FedJob
+    from nvflare.job_config.defs import FilterType
 
     from flare_app.controller import FCLController
+    from flare_app.egress import EgressFilter
     from flare_app.executor import FCLExecutor
     from flare_app.protocol import TaskName
 
@@ -97,6 +102,10 @@ def build_job(settings: JobSettings) -> FedJob:
             exchange=settings.exchange,
             route=settings.route,
             task_timeout_s=settings.task_timeout_s,
+            start_timeout_s=settings.start_timeout_s,
+            max_norm_ratio=settings.max_norm_ratio,
+            max_offences=settings.max_offences,
+            admit_late=settings.admit_late,
             validate_every=settings.validate_every,
             best_metric=settings.best_metric,
             pretrained=settings.pretrained,
@@ -105,7 +114,10 @@ def build_job(settings: JobSettings) -> FedJob:
         ),
         id="controller",
     )
-    job.to_server(TBAnalyticsReceiver(events=["fed.analytix_log_stats"]), id="tensorboard")
+    if settings.checkpoint_dir is not None:
+        from flare_app.provision.results import ResultCopy
+
+        job.to_server(ResultCopy(settings.checkpoint_dir), id="results")
     job.to_server({"server": {"task_request_interval": _TASK_REQUEST_INTERVAL}})
     job.to_clients(
         FCLExecutor(
@@ -118,30 +130,56 @@ def build_job(settings: JobSettings) -> FedJob:
         ),
         tasks=list(TaskName.ALL),
     )
-    job.to_clients(ConvertToFedEvent(events_to_convert=["analytix_log_stats"]), id="metrics_to_server")
+    # A site's own privacy.json may be stricter; this one names what the job itself needs.
+    shown = [] if settings.exchange == "none" else [settings.exchange]
+    egress = EgressFilter({"features": shown})
+    job.to_clients(egress, tasks=list(TaskName.ALL), filter_type=FilterType.TASK_RESULT)
     job.add_file_to_clients(str(Path(__file__).parent / "job_custom"), app_folder_type="custom")
     return job
 
 
-def export_job(settings: JobSettings, out: Path, self_contained: bool = False) -> Path:
+def export_job(settings: JobSettings, out: Path, self_contained: bool = False, config_only: bool = False) -> Path:
     """Write the job folder ``out/<name>``; one that was exported there before is replaced.
+
+    By default the job has no code but the right to: the packages are installed at server and sites.
 
     Args:
         settings: of the job.
         out: the folder that holds job folders.
-        self_contained: copy the bundle's configs and both packages into the job; sites need only their dependencies.
+        self_contained: copy the bundle's configs and both packages into the job, with a stamp that each site checks;
+            sites need only their dependencies.
+        config_only: leave out the folder for code; each site holds the job's classes against its allow list.
+
+    Raises:
+        ValueError: when asked for both.
     """
+    if self_contained and config_only:
+        raise ValueError("a job is self-contained or config-only, not both")
     build_job(settings).export_job(str(out))
     folder = out / settings.name
+    _order_filter_tasks(folder / "app" / "config" / "config_fed_client.json")
+    custom = folder / "app" / "custom"
+    if config_only:
+        shutil.rmtree(custom)
     if self_contained:
-        import fcl
+        from flare_app.provision.shipped import SHIPPED_CLASSES, ship
 
-        custom = folder / "app" / "custom"
         (custom / "README.md").unlink()
-        # Side by side, as in the bundle: fcl finds configs/ beside itself.
-        for source in (fcl.bundle_root() / "configs", fcl.bundle_root() / "fcl", Path(__file__).parent):
-            shutil.copytree(source, custom / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        ship(custom)
+        for config in sorted((folder / "app" / "config").glob("config_fed_*.json")):
+            text = config.read_text()
+            for plain, checking in SHIPPED_CLASSES.items():
+                text = text.replace(f'"{plain}"', f'"{checking}"')
+            config.write_text(text)
     return folder
+
+
+def _order_filter_tasks(config: Path) -> None:
+    """FLARE keeps the tasks of a filter as a set, so that each export would write them in another order."""
+    content = json.loads(config.read_text())
+    for chain in content["task_result_filters"]:
+        chain["tasks"].sort()
+    config.write_text(json.dumps(content, indent=4))
 
 
 def run_job(settings: JobSettings, sites: int, workspace: Path, log: str = _LOG) -> int:
@@ -223,7 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", parents=[options], help="write the job folder")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder that will hold the job folder")
-    export.add_argument("--self-contained", action="store_true", help="with the code inside")
+    code = export.add_mutually_exclusive_group()
+    code.add_argument("--self-contained", action="store_true", help="with the code inside, stamped")
+    code.add_argument("--config-only", action="store_true", help="without the right to code; needs sites' allow lists")
     run = commands.add_parser("run", parents=[options], help="run in FLARE's simulator")
     run.add_argument("--sites", type=int, default=4, metavar="N", help="clients, named site-1 to site-N (4)")
     run.add_argument("--workspace", type=Path, required=True, metavar="DIR", help="emptied first, but for its local/")
@@ -242,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.resume and not arguments.checkpoint_dir:
         parser.error("--resume needs --checkpoint-dir")
     if arguments.command == "export":
-        print(export_job(settings, arguments.out, arguments.self_contained))
+        print(export_job(settings, arguments.out, arguments.self_contained, arguments.config_only))
         return 0
     if arguments.site_settings is not None:
         os.environ[SETTINGS_VARIABLE] = str(arguments.site_settings.resolve())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 
 from nvflare.apis.controller_spec import Task
@@ -26,11 +27,13 @@ class Peers:
     are asked for and answered rather than sent.
 
     Args:
-        timeout_s: how long to wait for all peers together.
+        timeout_s: how long to wait for a peer, both attempts together.
+        pause_s: before the second attempt: a peer that has just started, or whose connection broke, may be ready then.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = math.ceil(timeout_s)
+    def __init__(self, timeout_s: float, pause_s: float = 1.0) -> None:
+        self._timeout_s = timeout_s
+        self._pause_s = pause_s
         self._tasks = TaskController()
 
     def start(self, fl_ctx: FLContext) -> None:
@@ -38,10 +41,25 @@ class Peers:
         self._tasks.start_controller(fl_ctx)
 
     def pull(self, peers: Sequence[str], round_number: int, fl_ctx: FLContext, abort_signal: Signal) -> dict[str, DXO]:
-        """What each of ``peers`` published in this round; those that give no answer in time are left out.
+        """What each of ``peers`` published in this round; all are asked at the same time.
 
-        End-to-end encrypted between the two sites whenever the system has certificates.
+        Those that refuse (not started yet, nothing published yet, a filter) or stay silent for half the time are asked
+        once more; those that give no answer then are left out. End-to-end encrypted between the two sites whenever the
+        system has certificates.
         """
+        deadline = time.monotonic() + self._timeout_s
+        answers = self._ask(peers, self._timeout_s / 2, round_number, fl_ctx, abort_signal)
+        silent = [peer for peer in peers if peer not in answers]
+        if silent and not abort_signal.triggered:
+            time.sleep(self._pause_s)
+            answers.update(self._ask(silent, deadline - time.monotonic(), round_number, fl_ctx, abort_signal))
+        for peer in sorted(set(peers) - answers.keys()):
+            logger.warning("round %d: no features from %s within %g s", round_number, peer, self._timeout_s)
+        return answers
+
+    def _ask(
+        self, peers: Sequence[str], timeout_s: float, round_number: int, fl_ctx: FLContext, abort_signal: Signal
+    ) -> dict[str, DXO]:
         if not peers:
             return {}
         engine = fl_ctx.get_engine()
@@ -51,7 +69,7 @@ class Peers:
         task = Task(
             name=TaskName.GET_FEATURES,
             data=request,
-            timeout=self._timeout_s,
+            timeout=max(1, math.ceil(timeout_s)),
             secure=bool(fl_ctx.get_prop(FLContextKey.SECURE_MODE, False)),
         )
         # A context of its own: sending replaces the task data that the running task's context holds.
@@ -60,8 +78,10 @@ class Peers:
         answers = {}
         for peer in sorted(peers):
             reply = replies.get(peer)
-            if reply is not None and reply.get_return_code() == ReturnCode.OK:
+            if reply is None or reply.get_return_code() != ReturnCode.OK:
+                continue
+            try:
                 answers[peer] = from_shareable(reply)
-            else:
-                logger.warning("round %d: no features from %s within %d s", round_number, peer, self._timeout_s)
+            except ValueError as error:  # a peer's nonsense is no reason for this site to fail
+                logger.warning("round %d: the answer of %s cannot be read: %s", round_number, peer, error)
         return answers

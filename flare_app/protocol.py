@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,13 @@ class SiteError(Exception):
     """A failure whose message may leave the site: it names no path, file or patient."""
 
 
-_REPORT = "report"
+REPORT = "report"  # key of the plain part beside tensors
+
+# Absolute paths, paths of other systems, and names of files that hold images or tables of patients.
+_PATH = re.compile(
+    r"(?:^|[^\w.])(?:~?/+|[A-Za-z]:[\\/])[\w.]|\\|\.(?:nii|dcm|nrrd|mha|mhd|mgz|h5|hdf5|npy|npz|csv|xlsx?)\b",
+    re.IGNORECASE,
+)
 
 
 def refusal(reason: str) -> Shareable:
@@ -53,12 +60,29 @@ def refusal(reason: str) -> Shareable:
 
 def reason_of(reply: Shareable) -> str:
     """Why a reply is no result."""
-    return str(reply.get_header(Header.REASON) or reply.get_return_code())
+    code = reply.get_return_code()
+    if code == ReturnCode.TASK_RESULT_FILTER_ERROR:
+        return f"a filter at the site let nothing out ({code}), see the log of that site"
+    return str(reply.get_header(Header.REASON) or code)
+
+
+def path_like(text: str) -> bool:
+    """Whether a text seems to name a file or folder of a machine; paths within the bundle do not."""
+    return _PATH.search(text) is not None
+
+
+def without_paths(value: Any) -> Any:
+    """Plain JSON with ``(path)`` in place of every text that looks like one."""
+    if isinstance(value, Mapping):
+        return {without_paths(key): without_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(entry) for entry in value]
+    return "(path)" if isinstance(value, str) and path_like(value) else value
 
 
 def with_tensors(kind: str, tensors: Mapping[str, Tensor], report: Mapping[str, Any] | None = None) -> Shareable:
     """A payload of tensors, with plain numbers and strings beside it."""
-    return DXO(kind, data=dict(tensors), meta={_REPORT: dict(report or {})}).to_shareable()
+    return DXO(kind, data=dict(tensors), meta={REPORT: dict(report or {})}).to_shareable()
 
 
 def with_report(report: Mapping[str, Any]) -> Shareable:
@@ -69,7 +93,7 @@ def with_report(report: Mapping[str, Any]) -> Shareable:
 def report_of(payload: Shareable) -> dict[str, Any]:
     """The plain part of a payload."""
     dxo = from_shareable(payload)
-    return dict(dxo.data) if dxo.data_kind == DataKind.METRICS else dict(dxo.get_meta_prop(_REPORT, {}))
+    return dict(dxo.data) if dxo.data_kind == DataKind.METRICS else dict(dxo.get_meta_prop(REPORT, {}))
 
 
 def tensors_of(payload: Shareable, kind: str) -> dict[str, Tensor]:

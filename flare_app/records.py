@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flare_app.storage import replacing, storing
+
 ROUNDS_FILE = "rounds.jsonl"
 
 
@@ -36,7 +38,9 @@ class SiteRecord:
     bytes_features_up: int = 0
     bytes_features_down: int = 0
     features_from: list[str] = field(default_factory=list)
+    update_norm: float = 0.0
     peak_mib: float = 0.0
+    privacy: dict[str, float] | None = None
 
 
 @dataclass
@@ -50,8 +54,9 @@ class RoundRecord:
         metrics: mean over accepted sites, weighted by slices.
         validation: mean over sites, weighted by their validation volumes, of the weights that the round began with.
         accepted: sites whose result entered the average.
-        rejected: site to the reason why it did not.
-        sites: what each site did.
+        rejected: site that was asked to the reason why its result did not.
+        left_out: site that was not asked (absent or excluded) to the reason.
+        sites: what each site that was asked did.
     """
 
     round: int
@@ -61,6 +66,7 @@ class RoundRecord:
     validation: dict[str, float] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     sites: dict[str, SiteRecord] = field(default_factory=dict)
 
 
@@ -70,15 +76,24 @@ class RoundLog:
     Args:
         folder: where the file lies.
         start: rounds finished before; later lines of an interrupted run are removed.
+
+    Raises:
+        StorageError: when the file cannot be written.
     """
 
     def __init__(self, folder: Path, start: int = 0) -> None:
         self.file = folder / ROUNDS_FILE
         earlier = [line for line in read_rounds(self.file) if line["round"] < start] if self.file.exists() else []
-        self.file.write_text("".join(json.dumps(line) + "\n" for line in earlier))
+        with storing(folder, "the log of rounds"), replacing(self.file) as stream:
+            stream.write("".join(json.dumps(line) + "\n" for line in earlier).encode())
 
     def append(self, record: RoundRecord) -> None:
-        with self.file.open("a") as stream:
+        """Add a line.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        with storing(self.file.parent, f"the record of round {record.round + 1}"), self.file.open("a") as stream:
             stream.write(json.dumps(asdict(record)) + "\n")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from flare_app.protocol import SiteError
 SETTINGS_FILE = "fcl_site.json"
 SETTINGS_VARIABLE = "FCL_SITE_SETTINGS"
 _SITE_NAME = "{SITE_NAME}"
+_WHOLE_NUMBERS = ("threads", "batch_size")
+_WITHHELD = ("features",)
+# Keys of the bundle's configuration that a site may set for its own features.
+_FEATURE_PRIVACY = ("noise_multiplier", "rows_per_patient", "delta", "epsilon_budget", "min_volumes")
+_PRIVACY_COUNTS = ("rows_per_patient", "min_volumes")
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,9 @@ class SiteSettings:
         threads: torch threads of this site's process.
         batch_size: slices in a batch.
         output_dir: folder for what the bundle writes at this site.
+        withhold: what this site does not show, whatever the job says: ``["features"]`` takes part with weights only.
+        feature_privacy: overrides of the bundle's ``noise_multiplier``, ``rows_per_patient``, ``delta``,
+            ``epsilon_budget`` and ``min_volumes`` for the features that this site shows.
     """
 
     dataset_dir: str | None = None
@@ -43,6 +52,8 @@ class SiteSettings:
     threads: int | None = None
     batch_size: int | None = None
     output_dir: str | None = None
+    withhold: Sequence[str] = ()
+    feature_privacy: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], source: str) -> SiteSettings:
@@ -51,35 +62,73 @@ class SiteSettings:
         Raises:
             SiteError: on unknown keys or values of a wrong type, all of them at once.
         """
-        known = [entry.name for entry in fields(cls)]
-        whole_numbers = {"threads", "batch_size"}
         problems = []
         for key, value in settings.items():
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-                problems.append(f"unknown key {key!r}, {hint}")
-            elif value is not None and key in whole_numbers:
-                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                    problems.append(f"{key} must be a whole number of at least 1, got {value!r}")
-            elif value is not None and not isinstance(value, str):
-                problems.append(f"{key} must be a text, got {type(value).__name__}")
+            problems += _unknown(key, [entry.name for entry in fields(cls)]) or _problems(key, value)
         if problems:
             raise SiteError(f"site settings ({source}): {'; '.join(problems)}")
-        return cls(**settings)
+        return cls(**{key: value for key, value in settings.items() if value is not None})
 
-    def overrides(self) -> dict[str, Any]:
+    def overrides(self, shows_features: bool = False) -> dict[str, Any]:
         """What the settings change in the bundle's configuration; keys are those of its base configs.
 
         ``threads`` is none of them: it is a matter of the process.
+
+        Args:
+            shows_features: whether the job has sites show features; without them the bundle's configuration need not
+                know the keys of ``feature_privacy``.
         """
-        plain = {
+        plain: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("dataset_dir", "split_file", "site", "cache_dir", "batch_size", "output_dir")
         }
         if self.device is not None:
             plain["device"] = f"$torch.device({self.device!r})"
-        return {name: value for name, value in plain.items() if value is not None}
+        return {
+            **{name: value for name, value in plain.items() if value is not None},
+            **(self.feature_privacy if shows_features else {}),
+        }
+
+
+def _unknown(key: str, known: Sequence[str], where: str = "") -> list[str]:
+    if key in known:
+        return []
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+    return [f"unknown key {key!r}{where}, {hint}"]
+
+
+def _problems(key: str, value: Any) -> list[str]:
+    """What is wrong with the value of a known key; None leaves it as the job or the bundle has it."""
+    if value is None:
+        return []
+    if key == "withhold":
+        fits = isinstance(value, list) and all(entry in _WITHHELD for entry in value)
+        return [] if fits else [f"withhold must be a list of {', '.join(_WITHHELD)}, got {value!r}"]
+    if key == "feature_privacy":
+        return _feature_privacy_problems(value)
+    if key in _WHOLE_NUMBERS:
+        return [] if _is_count(value) else [f"{key} must be a whole number of at least 1, got {value!r}"]
+    return [] if isinstance(value, str) else [f"{key} must be a text, got {type(value).__name__}"]
+
+
+def _feature_privacy_problems(value: Any) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"feature_privacy must be a JSON object, got {type(value).__name__}"]
+    problems = []
+    for key, number in value.items():
+        problems += _unknown(key, _FEATURE_PRIVACY, " in feature_privacy")
+        if key in _PRIVACY_COUNTS and number is not None and not _is_count(number):
+            problems.append(f"{key} must be a whole number of at least 1, got {number!r}")
+        elif key in _FEATURE_PRIVACY and key not in _PRIVACY_COUNTS and number is not None:
+            plain = isinstance(number, int | float) and not isinstance(number, bool)
+            if not plain or not 0 < number < math.inf:
+                problems.append(f"{key} must be a positive number, got {number!r}")
+    return problems
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def read_settings(site_name: str, local_dir: str | Path, environ: Mapping[str, str] = os.environ) -> SiteSettings:

@@ -1,4 +1,4 @@
-"""What crosses rounds, at the server and at a site, and files that are either whole or not there.
+"""What crosses rounds, at the server and at a site.
 
 ``fcl.networks`` is imported where it is used: it brings MONAI along, which would hold up the start of the server.
 """
@@ -9,7 +9,7 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flare_app.storage import replacing, storing, sync_folder
+
 logger = logging.getLogger(__name__)
 
 LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
+_NEW = "next.pt"
 
 
 @dataclass
@@ -35,6 +38,7 @@ class RunState:
         settings: the job's configuration in plain words, for whoever finds the checkpoint.
         best: ``{"round", "value"}`` of the best validation so far.
         sites: per site the rounds in which its result was accepted and those in which it was refused.
+        offences: per site how many of its updates were rejected for what they held.
     """
 
     weights: dict[str, Tensor]
@@ -43,10 +47,11 @@ class RunState:
     settings: dict[str, Any] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     sites: dict[str, dict[str, int]] = field(default_factory=dict)
+    offences: dict[str, int] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the weights, as plain values: the card of the checkpoint."""
-        card = asdict(RunState({}, self.round, self.config_hash, self.settings, self.best, self.sites))
+        card = asdict(replace(self, weights={}))
         del card["weights"]
         return card
 
@@ -62,19 +67,31 @@ class RunState:
                 self.sites.setdefault(site, {"accepted": 0, "rejected": 0})[outcome] += 1
 
     def save(self, folder: Path) -> None:
-        """Write ``last.pt``; the one before stays as ``previous.pt``."""
+        """Write ``last.pt``; the one before stays as ``previous.pt``.
+
+        Raises:
+            StorageError: when it cannot be written; then both are what they were.
+        """
         from fcl.networks.weights import write_weights
 
-        last = folder / LAST
-        if last.exists():
-            os.replace(last, folder / PREVIOUS)
-        write_weights(last, self.weights, self.state_dict())
+        last, new = folder / LAST, folder / _NEW
+        with storing(folder, f"the checkpoint after round {self.round}"):
+            write_weights(new, self.weights, self.state_dict())
+            if last.exists():
+                os.replace(last, folder / PREVIOUS)
+            os.replace(new, last)
+            sync_folder(folder)
 
     def save_best(self, folder: Path) -> None:
-        """Write ``best.pt`` from the present weights."""
+        """Write ``best.pt`` from the present weights.
+
+        Raises:
+            StorageError: when it cannot be written; then it is what it was.
+        """
         from fcl.networks.weights import write_weights
 
-        write_weights(folder / BEST, self.weights, self.state_dict())
+        with storing(folder, "the best checkpoint"):
+            write_weights(folder / BEST, self.weights, self.state_dict())
 
     @classmethod
     def load(cls, folder: Path) -> RunState | None:
@@ -120,37 +137,50 @@ class SiteState:
 
 
 class SiteStates:
-    """A site's states of the last rounds on disk: a server killed before its own save goes back one round.
+    """A site's states of the last rounds on disk.
+
+    The server may go back to an older round than the site's newest: by one when it was killed before its own save, by
+    two when its newest checkpoint is damaged as well.
 
     Args:
         folder: where they lie.
         keep: how many rounds.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder = folder
         self.keep = keep
 
+    def check(self) -> None:
+        """Find out now, and not after a round's work, whether states can be saved.
+
+        Raises:
+            StorageError: when they cannot.
+        """
+        probe = self.folder / "writable"
+        with storing(self.folder, "this site's state"):
+            with replacing(probe) as stream:
+                stream.write(b"ok")
+            probe.unlink()
+
     def save(self, state: SiteState) -> None:
-        """Write atomically, then remove the oldest."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / f"round_{state.round:05d}.pt"
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
-        try:
-            with unfinished.open("wb") as stream:
+        """Write atomically, then remove the oldest, and those of later rounds, which are done anew.
+
+        Raises:
+            StorageError: when it cannot be written; then the earlier ones are what they were.
+        """
+        with storing(self.folder, f"this site's state after round {state.round}"):
+            with replacing(self.folder / f"round_{state.round:05d}.pt") as stream:
                 torch.save(state.state_dict(), stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        for old in self._files()[: -self.keep]:
-            old.unlink()
+            files = self._files()
+            current = [file for file in files if _round_of(file) <= state.round]
+            for file in set(files).difference(current[-self.keep :]):
+                file.unlink()
 
     def load(self, round_number: int) -> SiteState | None:
         """The state after ``round_number`` rounds, or the newest before it, or None."""
         for file in reversed(self._files()):
-            if int(file.stem.removeprefix("round_")) > round_number:
+            if _round_of(file) > round_number:
                 continue
             try:
                 return SiteState.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
@@ -165,6 +195,10 @@ class SiteStates:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round_*.pt"))
+
+
+def _round_of(file: Path) -> int:
+    return int(file.stem.removeprefix("round_"))
 
 
 def seed_everything(seed: int) -> None:

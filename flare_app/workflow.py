@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from monai.bundle import ConfigWorkflow
 import fcl
 from fcl.federation import Participant
 from flare_app.protocol import SiteError
+
+_CODE_KEYS = ("_target_", "_mode_", "imports", "initialize", "run", "finalize")
 
 
 def bundle_folder(bundle_root: str | None) -> Path:
@@ -54,6 +57,33 @@ def config_files(root: Path, config: Sequence[str], data: str | None) -> list[Pa
     if missing:
         raise SiteError(f"the bundle at this site has no {'; no '.join(missing)}")
     return files
+
+
+def brought_code(config: Sequence[str], data: str | None, overrides: Mapping[str, Any], bundle: Path) -> list[str]:
+    """Ways in which a job would run other code than the bundle's own; empty when there is none.
+
+    MONAI evaluates values that begin with ``$`` and imports what ``_target_`` names, so that a few settings can hold a
+    program. A job without the right to bring code must not have them.
+    """
+    found = [f"the override of {key!r}" for key, value in overrides.items() if _is_code(key) or _holds_code(value)]
+    named = [*config, *([] if data is None else [data if data.endswith(".json") else f"configs/data/{data}.json"])]
+    return found + [
+        f"the config file {Path(name).name!r} outside the bundle"
+        for name in named
+        if not (bundle / name).resolve().is_relative_to(bundle.resolve())
+    ]
+
+
+def _is_code(key: str) -> bool:
+    return any(part in _CODE_KEYS for part in re.split("::|#", key))  # MONAI takes both separators
+
+
+def _holds_code(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.startswith(("$", "%"))
+    if isinstance(value, Mapping):
+        return any(_is_code(str(key)) or _holds_code(entry) for key, entry in value.items())
+    return isinstance(value, list | tuple) and any(_holds_code(entry) for entry in value)
 
 
 def config_hash(root: Path, config: Sequence[str], overrides: Mapping[str, Any], seed: int) -> str:

@@ -16,16 +16,39 @@ FeatureKind = Literal["features", "prototypes"]
 
 
 @dataclass(frozen=True)
+class FeaturePrivacy:
+    """What the noise in a site's features guarantees each of its patients, over all releases so far.
+
+    It covers the features alone: the weights that the same site sends are outside it.
+
+    Args:
+        epsilon: cumulative epsilon of (epsilon, delta)-differential privacy, replacing one patient.
+        delta: of the same.
+        noise_multiplier: standard deviation of the noise over the L2 sensitivity.
+        releases: noised sets made so far, this one included.
+    """
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    releases: int
+
+
+@dataclass(frozen=True)
 class FeatureSet:
     """Features that one site shows to another; nothing in it tells which volume a row came from.
 
     Args:
-        features: (M, D) unit-norm rows, float32 or float16, on the CPU.
+        features: (M, D) unit-norm rows, float32 or float16, on the CPU; no rows when the site shares nothing.
         partition: (M,) int64, index of the partition that each row's slice lies in.
+        volumes: distinct volumes that the rows come from; for prototypes the least over the partitions shown.
+        privacy: set when the rows were noised.
     """
 
     features: Tensor
     partition: Tensor
+    volumes: int = 0
+    privacy: FeaturePrivacy | None = None
 
     def __len__(self) -> int:
         return int(self.features.shape[0])

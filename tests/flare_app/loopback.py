@@ -9,14 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
 from nvflare.apis.dxo import DXO, from_shareable
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext, FLContextManager
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
+from nvflare.apis.utils.task_utils import apply_filters
+from nvflare.private.privacy_manager import Scope
 
 from flare_app.controller import FCLController
+from flare_app.egress import EgressFilter
 from flare_app.executor import FCLExecutor
 from flare_app.protocol import Header, TaskName
 
@@ -31,12 +34,15 @@ class FakeEngine:
         self.args = SimpleNamespace(threads=len(sites), gpu=None)
         self.events: list[str] = []
         self.simulated, self.secure = simulated, secure
+        self._managers: dict[str, FLContextManager] = {}  # what is sticky in a context lives here
 
     def context(self, name: str) -> FLContext:
-        manager = FLContextManager(
-            engine=self, identity_name=name, job_id="job", public_stickers={}, private_stickers={}
-        )
-        fl_ctx = manager.new_context()
+        if name not in self._managers:
+            public = {} if name == "server" else {ReservedKey.FQSN: name}
+            self._managers[name] = FLContextManager(
+                engine=self, identity_name=name, job_id="job", public_stickers=public, private_stickers={}
+            )
+        fl_ctx = self._managers[name].new_context()
         fl_ctx.set_prop(FLContextKey.SIMULATE_MODE, self.simulated, private=True, sticky=False)
         fl_ctx.set_prop(FLContextKey.SECURE_MODE, self.secure, private=True, sticky=False)
         return fl_ctx
@@ -47,6 +53,7 @@ class FakeEngine:
     def get_workspace(self) -> SimpleNamespace:
         return SimpleNamespace(
             get_run_dir=lambda job_id: str(self.root / job_id),
+            get_app_custom_dir=lambda job_id: str(self.root / job_id / "custom"),
             get_root_dir=lambda: str(self.root),
             get_site_config_dir=lambda: str(self.root / "local"),
         )
@@ -64,7 +71,9 @@ class LoopbackPeers:
     def pull(self, peers: Sequence[str], round_number: int, fl_ctx: FLContext, abort_signal: Signal) -> dict[str, DXO]:
         request = Shareable()
         request.set_header(Header.ROUND, round_number)
-        replies = {peer: self.federation.execute(peer, TaskName.GET_FEATURES, request) for peer in sorted(peers)}
+        replies = {
+            peer: self.federation.execute(peer, TaskName.GET_FEATURES, request, by=self.site) for peer in sorted(peers)
+        }
         return {
             peer: from_shareable(reply)
             for peer, reply in replies.items()
@@ -81,7 +90,11 @@ class Federation:
         controller: arguments of the controller.
         executor: arguments of all executors.
         per_site: arguments of some executors on top.
-        silent: site to the names of tasks that it never answers.
+        silent: site to the tasks that it does not answer: ``"train"`` never, ``"train/1"`` in round 1,
+            ``"initialize#2"`` not the first two times that it is asked.
+        gone: sites that FLARE reports as dead when they leave a task unanswered.
+        job_policy: settings of the egress filter that the job brings to all sites; None brings none.
+        scopes: of some sites' own ``privacy.json``.
     """
 
     def __init__(
@@ -92,16 +105,22 @@ class Federation:
         executor: Mapping[str, Any] | None = None,
         per_site: Mapping[str, Mapping[str, Any]] | None = None,
         silent: Mapping[str, Sequence[str]] | None = None,
+        gone: Sequence[str] = (),
+        job_policy: Mapping[str, Any] | None = None,
+        scopes: Mapping[str, Scope] | None = None,
     ) -> None:
         self.root, self.sites = root, list(sites)
-        self.silent = silent or {}
+        self.silent, self.gone = silent or {}, gone
         self.silent_peers: set[str] = set()
+        self.scopes = scopes or {}
+        self.replies: list[tuple[str, str, Shareable]] = []  # site, task and what left
         self.panics: list[str] = []
         self.asked: list[tuple[str, list[str]]] = []
         self.engine = FakeEngine(root / "server", sites)
         self.engines = {site: FakeEngine(root / site) for site in sites}
         base = {"config": ["configs/fake.json"], "data": "toy", "bundle_root": FAKE_BUNDLE, **(executor or {})}
         self.executors: dict[str, FCLExecutor] = {}
+        self.job_filters = {site: [EgressFilter(dict(job_policy))] for site in sites if job_policy is not None}
         for site in sites:
             self.executors[site] = FCLExecutor(**{**base, **(per_site or {}).get(site, {})})
             self.executors[site]._peers = LoopbackPeers(self, site)  # type: ignore[assignment]
@@ -122,16 +141,41 @@ class Federation:
         self.controller.run()
         return self
 
-    def execute(self, site: str, name: str, data: Shareable) -> Shareable:
+    def execute(self, site: str, name: str, data: Shareable, by: str = "server") -> Shareable:
+        fl_ctx = self.engines[site].context(site)
+        fl_ctx.set_prop(FLContextKey.TASK_NAME, name, private=True, sticky=False)
+        fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, self.scopes.get(site), private=True, sticky=False)
+        fl_ctx.set_peer_context(FakeEngine(self.root).context(by))
         # A copy each way: over a wire nothing is shared.
-        reply = self.executors[site].execute(name, copy.deepcopy(data), self.engines[site].context(site), Signal())
-        return copy.deepcopy(reply)
+        reply = self.executors[site].execute(name, copy.deepcopy(data), fl_ctx, Signal())
+        key = f"{name}{FilterKey.DELIMITER}{FilterKey.OUT}"
+        try:  # as FLARE's client runner does
+            filters = {key: self.job_filters.get(site, [])}
+            reply = apply_filters(Scope.TASK_RESULT_FILTERS_NAME, reply, fl_ctx, filters, name, FilterKey.OUT)
+        except Exception:
+            reply = make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+        reply = copy.deepcopy(reply)
+        self.replies.append((site, name, reply))
+        return reply
 
     def _broadcast(self, task: Task, fl_ctx: FLContext, targets: list[str], min_responses: int) -> None:
         self.asked.append((task.name, targets))
         for site in reversed(targets):  # answers need not come in order
-            if task.name in self.silent.get(site, ()):
+            if self._is_silent(site, task):
+                task.completion_status = TaskCompletionStatus.TIMEOUT
+                if site in self.gone:
+                    task.completion_status = TaskCompletionStatus.CLIENT_DEAD
                 continue
             client_task = ClientTask(Client(site, None), task)
             client_task.result = self.execute(site, task.name, task.data)
             task.result_received_cb(client_task=client_task, fl_ctx=fl_ctx)
+
+    def _is_silent(self, site: str, task: Task) -> bool:
+        listed = self.silent.get(site, ())
+        times = sum(name == task.name and site in targets for name, targets in self.asked)
+        counted = [int(entry.split("#")[1]) for entry in listed if entry.startswith(f"{task.name}#")]
+        return (
+            task.name in listed
+            or f"{task.name}/{task.data.get_header(Header.ROUND)}" in listed
+            or any(times <= count for count in counted)
+        )

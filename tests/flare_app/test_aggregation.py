@@ -9,6 +9,8 @@ from torch import Tensor
 from flare_app.aggregation import (
     RunningAverage,
     apply_update,
+    l2_norm,
+    norm_limit,
     spec_difference,
     tensor_spec,
     update_problem,
@@ -146,6 +148,25 @@ def test_update_problem(update: dict[str, Tensor], count: object, message: str |
 
 def test_without_a_norm_limit_any_finite_update_passes() -> None:
     assert update_problem({"w": torch.full((2, 3), 1e30), "b": torch.zeros(2)}, 3, SPEC) is None
+
+
+def test_norm_leaves_counters_out() -> None:
+    tensors = {"w": torch.tensor([[3.0]]), "h": torch.tensor([4.0], dtype=torch.float16), "n": torch.tensor([1000])}
+    assert l2_norm(tensors) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "absolute", "expected"),
+    [(None, None, None), (2.0, None, 10.0), (2.0, 7.0, 7.0), (2.0, 70.0, 10.0), (None, 7.0, 7.0)],
+)
+def test_norm_limit_is_the_lower_of_the_two(
+    ratio: float | None, absolute: float | None, expected: float | None
+) -> None:
+    assert norm_limit({"w": torch.tensor([3.0, 4.0])}, ratio, absolute) == expected
+
+
+def test_norm_limit_of_very_small_weights_is_that_of_norm_one() -> None:
+    assert norm_limit({"w": torch.zeros(3)}, 10.0) == 10.0
 
 
 def test_spec_difference_lists_a_few_and_counts_the_rest() -> None:

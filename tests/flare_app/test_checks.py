@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flare_app.checks import disagreement, other_run, restarting_sites
+from flare_app.checks import Signature, other_run, restarting_sites
 from flare_app.state import RunState
 
 
@@ -30,25 +30,42 @@ def test_simulator_that_would_restart_the_sites(arguments: object, refused: bool
         assert "Run it with -t 4" in problem
 
 
-REPORT = {"spec": {"w": "float32 [2]"}, "config_hash": "aa", "shares_features": True}
+REPORT = {"spec": {"w": "float32 [2]"}, "config_hash": "aa", "settings": {"seed": 1}, "shares_features": True}
+SIGNATURE = Signature({"w": "float32 [2]"}, "aa", {"seed": 1})
 
 
 @pytest.mark.parametrize(
     ("other", "exchanging", "message"),
     [
         ({}, True, None),
-        ({"spec": {"w": "float32 [3]"}}, False, "b has another architecture than a: w is float32 [3], not float32 [2]"),
-        ({"config_hash": "bb"}, False, "b has another version of the bundle or of its config files than a"),
-        ({"shares_features": False}, True, "b runs a method that has no features to share: set exchange to 'none'"),
+        (
+            {"spec": {"w": "float32 [3]"}},
+            False,
+            "it has another architecture than the other sites: w is float32 [3], not float32 [2]",
+        ),
+        (
+            {"config_hash": "bb"},
+            False,
+            "it has another version of the bundle or of its config files than the other sites",
+        ),
+        ({"shares_features": False}, True, "it runs a method that has no features to share: set exchange to 'none'"),
         ({"shares_features": False}, False, None),
     ],
 )
-def test_disagreement_names_the_site(other: dict[str, object], exchanging: bool, message: str | None) -> None:
-    assert disagreement({"a": REPORT, "b": {**REPORT, **other}}, exchanging) == message
+def test_misfit_says_what_is_different(other: dict[str, object], exchanging: bool, message: str | None) -> None:
+    assert SIGNATURE.misfit({**REPORT, **other}, exchanging) == message
+
+
+@pytest.mark.parametrize(("hashes", "expected"), [("aa", "a"), ("abb", "b"), ("ab", "a"), ("ba", "b"), ("cabb", "b")])
+def test_signature_is_that_of_most_and_of_the_first_by_name_when_even(hashes: str, expected: str) -> None:
+    reports = {f"site-{i}": {**REPORT, "config_hash": value} for i, value in reversed(list(enumerate(hashes)))}
+    assert Signature.of_most(reports).config_hash == expected
 
 
 def test_checkpoint_of_another_run() -> None:
     found = RunState({"w": torch.zeros(2)}, config_hash="aa")
-    assert other_run(found, {"w": "float32 [2]"}, "aa") is None
-    assert "another architecture: missing v; unknown w" in str(other_run(found, {"v": "float32 [2]"}, "aa"))
-    assert "another configuration (hash aa, now bb" in str(other_run(found, {"w": "float32 [2]"}, "bb"))
+    assert other_run(found, SIGNATURE) is None
+    renamed = Signature({"v": "float32 [2]"}, "aa", {})
+    assert "another architecture: missing v; unknown w" in str(other_run(found, renamed))
+    changed = Signature({"w": "float32 [2]"}, "bb", {})
+    assert "another configuration (hash aa, now bb" in str(other_run(found, changed))

@@ -21,7 +21,9 @@ def _equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> boo
     ("arguments", "message"),
     [
         ({"num_rounds": 0}, "num_rounds must be at least 1"),
-        ({"min_sites": 0}, "min_sites must be at least 1, got 0"),
+        ({"min_sites": 0}, "min_sites and max_offences must be at least 1, got 0 and 2"),
+        ({"max_norm_ratio": 0}, "max_norm_ratio must be positive, or None for no limit; got 0"),
+        ({"max_update_norm": -1.0}, "max_update_norm must be positive"),
         ({"exchange": "weights"}, "exchange must be one of none, prototypes, features, got 'weights'"),
         ({"route": "pigeon"}, "route must be one of peer, relay, got 'pigeon'"),
         ({"task_timeout_s": 0}, "timeouts must be at least 1 s"),
@@ -143,13 +145,16 @@ def test_round_goes_on_with_the_features_that_arrived(tmp_path: Path) -> None:
 def test_sites_that_cannot_share_features_end_the_job(tmp_path: Path) -> None:
     overrides = {"participant::shares_features": False}
     federation = Federation(tmp_path, controller={"exchange": "features"}, executor={"overrides": overrides}).run()
-    assert "site-1 runs a method that has no features to share: set exchange to 'none'" in federation.panics[0]
+    assert "site-1: it runs a method that has no features to share: set exchange to 'none'" in federation.panics[0]
     assert ("share", ["site-1", "site-2"]) not in federation.asked
 
 
 def test_sites_with_other_configurations_end_the_job(tmp_path: Path) -> None:
     federation = Federation(tmp_path, per_site={"site-2": {"seed": 1}}).run()
-    assert "site-2 has another version of the bundle or of its config files than site-1" in federation.panics[0]
+    assert federation.panics == [
+        "start: 1 of 2 sites gave a usable result, 2 are needed. "
+        "site-2: it has another version of the bundle or of its config files than the other sites"
+    ]
 
 
 def test_too_few_threads_end_the_job_before_any_task(tmp_path: Path) -> None:
@@ -228,10 +233,10 @@ def test_resume_equals_an_uninterrupted_run(tmp_path: Path, stop_after: int) -> 
     first.controller.num_rounds = 4
     rounds = first.controller._round
 
-    def interrupted(number: int, sites: list[str]) -> Any:
+    def interrupted(number: int) -> Any:
         if number == stop_after:
             raise KeyboardInterrupt
-        return rounds(number, sites)
+        return rounds(number)
 
     first.controller._round = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):

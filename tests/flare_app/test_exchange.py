@@ -8,8 +8,8 @@ from nvflare.apis.dxo import DXO
 from torch import Tensor
 from torch.nn import functional
 
-from fcl.federation import FeatureSet
-from flare_app.exchange import FEATURES, Exchange, ExchangeError, Limits, decode, encode
+from fcl.federation import FeaturePrivacy, FeatureSet
+from flare_app.exchange import FEATURES, Exchange, ExchangeError, Limits, decode, encode, no_features, rows_in
 
 LIMITS = Limits(feature_length=6, partitions=4, max_rows=10)
 
@@ -47,6 +47,40 @@ def test_payload_is_contiguous_half_precision_and_shares_no_memory(dtype: torch.
     assert sent.partition.tolist() == [0] * 8
 
 
+@pytest.mark.parametrize("privacy", [None, FeaturePrivacy(2.5, 1e-5, 1.2, 3)])
+def test_cohort_and_privacy_arrive_as_they_were_sent(privacy: FeaturePrivacy | None) -> None:
+    rows = _features()
+    payload = encode(FeatureSet(rows.features, rows.partition, 5, privacy), "features", 3)
+    received = decode(payload, "features", 3, LIMITS)
+    assert (received.volumes, received.privacy) == (5, privacy)
+    assert ("privacy" in payload.meta) == (privacy is not None)
+
+
+def test_site_that_shows_nothing_sends_a_set_that_peers_take() -> None:
+    payload = encode(no_features(6), "features", 3)
+    assert rows_in(payload) == len(decode(payload, "features", 3, LIMITS)) == 0
+
+
+@pytest.mark.parametrize(
+    ("payload", "rows"),
+    [
+        (encode(_features(), "features", 3), 8),
+        (DXO("METRICS", data={"features": torch.zeros(3)}), 0),
+        (DXO(FEATURES, data={"features": "x"}), 0),
+        (DXO(FEATURES, data={"features": torch.tensor(3.0)}), 0),
+        (DXO(FEATURES, data={}), 0),
+    ],
+)
+def test_rows_of_an_unchecked_payload(payload: DXO, rows: int) -> None:
+    assert rows_in(payload) == rows
+
+
+def _told(**meta: Any) -> DXO:
+    payload = encode(_features(), "features", 3)
+    payload.meta.update(meta)
+    return payload
+
+
 def _with(**data: Any) -> DXO:
     payload = encode(_features(), "features", 3)
     payload.data.update(data)
@@ -81,6 +115,10 @@ def _rows(value: float) -> Tensor:
         (_with(features=_rows(0.6)), "not of unit norm"),
         (_with(partition=torch.full((8,), 4, dtype=torch.int16)), "partitions from 4 to 4, outside 0 to 3"),
         (_with(partition=torch.full((8,), -1, dtype=torch.int16)), "partitions from -1 to -1, outside 0 to 3"),
+        (_told(volumes=None), "expected the number of volumes behind the rows, got None"),
+        (_told(volumes=-1), "expected the number of volumes behind the rows, got -1"),
+        (_told(privacy={"epsilon": 1.0}), "the statement on the privacy of the features cannot be read"),
+        (_told(privacy=3), "the statement on the privacy of the features cannot be read"),
     ],
 )
 def test_what_breaks_a_limit_is_not_accepted(payload: DXO, message: str) -> None:

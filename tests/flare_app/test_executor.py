@@ -52,6 +52,14 @@ def test_unknown_task_is_declined(tmp_path: Path) -> None:
     assert Site(tmp_path, _executor()).do("dance", Shareable()).get_return_code() == ReturnCode.TASK_UNKNOWN
 
 
+def test_only_a_job_with_the_right_to_bring_code_may_hold_some(tmp_path: Path) -> None:
+    program = _executor(overrides={"batch_size": "$2 + 2"})
+    reply = Site(tmp_path, program).do(TaskName.INITIALIZE, _initialize())
+    assert reason_of(reply) == "a job without the right to bring code holds some: the override of 'batch_size'"
+    (tmp_path / "job" / "custom").mkdir(parents=True)
+    Site(tmp_path, program).started()
+
+
 @pytest.mark.parametrize("name", [TaskName.INITIAL_WEIGHTS, TaskName.SHARE, TaskName.TRAIN, TaskName.VALIDATE])
 def test_process_without_state_refuses_with_the_fix(tmp_path: Path, name: str) -> None:
     reply = Site(tmp_path, _executor()).do(name, _round({}))
@@ -77,7 +85,8 @@ def test_update_is_the_difference_to_the_global_weights(tmp_path: Path) -> None:
     assert report["count"] == 24
     assert report["validation"] == {}
     assert set(report["metrics"]) == {"loss"}
-    assert site.engine.events == ["analytix_log_stats"]
+    assert report["privacy"] is None
+    assert site.engine.events == []
 
 
 def test_validation_is_of_the_weights_that_came(tmp_path: Path) -> None:
@@ -98,7 +107,8 @@ def test_peers_get_the_snapshot_of_the_round_and_each_a_copy(tmp_path: Path) -> 
     request.set_header(Header.ROUND, 0)
     assert "no features of round 0" in reason_of(site.do(TaskName.GET_FEATURES, request))
     reply = site.do(TaskName.SHARE, _round(weights))
-    assert report_of(reply) == {"rows": 16}
+    assert report_of(reply) == {"rows": 16, "volumes": 2, "privacy": None}
+    assert reply.get_header(Header.ROUND) == 0
     first, second = (tensors_of(site.do(TaskName.GET_FEATURES, request), "FCL_FEATURES") for _ in range(2))
     assert torch.equal(first["features"], second["features"])
     first["features"].zero_()

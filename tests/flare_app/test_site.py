@@ -35,6 +35,18 @@ def test_file_in_the_local_folder_is_read_and_the_variable_goes_before_it(tmp_pa
         ({"batch_size": "32"}, "batch_size must be a whole number of at least 1, got '32'"),
         ({"dataset_dir": 5}, "dataset_dir must be a text, got int"),
         ({"batchsize": 3, "threads": -1}, "did you mean 'batch_size'?; threads must be"),
+        ({"withhold": "features"}, "withhold must be a list of features, got 'features'"),
+        ({"withhold": ["weights"]}, "withhold must be a list of features, got ['weights']"),
+        ({"feature_privacy": 3}, "feature_privacy must be a JSON object, got int"),
+        (
+            {"feature_privacy": {"noise_multipler": 1}},
+            "unknown key 'noise_multipler' in feature_privacy, did you mean 'noise_multiplier'?",
+        ),
+        ({"feature_privacy": {"noise_multiplier": 0}}, "noise_multiplier must be a positive number, got 0"),
+        ({"feature_privacy": {"epsilon_budget": "8"}}, "epsilon_budget must be a positive number, got '8'"),
+        ({"feature_privacy": {"delta": float("inf")}}, "delta must be a positive number, got inf"),
+        ({"feature_privacy": {"min_volumes": 2.5}}, "min_volumes must be a whole number of at least 1, got 2.5"),
+        ({"feature_privacy": {"rows_per_patient": 0}}, "rows_per_patient must be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_settings_are_all_named(settings: dict[str, Any], message: str) -> None:
@@ -56,6 +68,22 @@ def test_file_that_is_no_json_object(tmp_path: Path, text: str, message: str) ->
 def test_overrides_are_config_keys() -> None:
     settings = SiteSettings(dataset_dir="/d", device="cuda:1", batch_size=8, data="acdc")
     assert settings.overrides() == {"dataset_dir": "/d", "batch_size": 8, "device": "$torch.device('cuda:1')"}
+
+
+def test_privacy_of_features_reaches_a_job_that_shows_features_and_no_other() -> None:
+    content = {
+        "batch_size": 8,
+        "feature_privacy": {"noise_multiplier": 1.2, "rows_per_patient": None},
+        "withhold": None,
+    }
+    settings = SiteSettings.from_dict(content, "local/fcl_site.json")
+    assert settings.withhold == ()
+    assert settings.overrides() == {"batch_size": 8}
+    assert settings.overrides(shows_features=True) == {
+        "batch_size": 8,
+        "noise_multiplier": 1.2,
+        "rows_per_patient": None,
+    }
 
 
 def test_seeds_differ_by_site_and_job_and_stay_the_same() -> None:

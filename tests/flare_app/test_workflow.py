@@ -7,7 +7,7 @@ import pytest
 
 import fcl
 from flare_app.protocol import SiteError
-from flare_app.workflow import bundle_folder, config_files, config_hash, open_workflow
+from flare_app.workflow import brought_code, bundle_folder, config_files, config_hash, open_workflow
 from tests.flare_app.loopback import FAKE_BUNDLE
 
 ROOT = Path(FAKE_BUNDLE)
@@ -36,9 +36,43 @@ def test_missing_files_are_named_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(SiteError) as error:
         config_files(ROOT, ["configs/fak.json"], str(tmp_path / "patients.json"))
     assert str(error.value) == (
-        "the bundle at this site has no 'configs/fak.json' (there are fake.json, metadata.json, no_participant.json); "
-        "no data overlay 'patients.json' (there are toy.json)"
+        "the bundle at this site has no 'configs/fak.json' "
+        "(there are fake.json, marked.json, metadata.json, no_participant.json); no data overlay 'patients.json' (there are toy.json)"
     )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"batch_size": "$__import__('os').getcwd()"},
+        {"loss_function": {"_target_": "subprocess.call", "args": ["id"]}},
+        {"loss_function::_target_": "subprocess.call"},
+        {"loss_function#_target_": "subprocess.call"},
+        {"channels": [16, {"deep": "$1"}]},
+        {"norm": "%other.json::norm"},
+        {"initialize": []},
+        {"imports": ["os"]},
+    ],
+)
+def test_code_in_overrides_is_found(overrides: dict[str, object]) -> None:
+    (found,) = brought_code(["configs/fake.json"], "toy", overrides, ROOT)
+    assert repr(next(iter(overrides))) in found
+
+
+def test_plain_overrides_and_files_of_the_bundle_bring_no_code() -> None:
+    plain = {"trainer::max_epochs": 2, "norm": ["instance", {"affine": True}], "pixdim": [2.0, 2.0], "site": None}
+    assert brought_code(["configs/fake.json"], "toy", plain, ROOT) == []
+    assert brought_code(["configs/fake.json"], "configs/data/toy.json", plain, ROOT) == []
+
+
+def test_files_outside_the_bundle_are_found(tmp_path: Path) -> None:
+    assert brought_code(["../other.json"], str(tmp_path / "own.json"), {}, ROOT) == [
+        "the config file 'other.json' outside the bundle",
+        "the config file 'own.json' outside the bundle",
+    ]
+    assert brought_code(["configs/fake.json"], "../../../x", {}, ROOT) == [
+        "the config file 'x.json' outside the bundle"
+    ]
 
 
 def test_hash_tells_files_overrides_and_seed_apart(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Letters: M rows, D feature length, K drawn features, S partitions.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from fcl.federation import FeatureSet
+
+logger = logging.getLogger(__name__)
 
 
 class LocalFeatures(NamedTuple):
@@ -100,7 +103,8 @@ class FeatureBank:
         """Drop remote features older than ``max_age`` rounds at ``round_number``; returns the sites dropped."""
         stale = [site for site, (_, _, made) in self._remote.items() if round_number - made > self.max_age]
         for site in stale:
-            del self._remote[site]
+            _, _, made = self._remote.pop(site)
+            logger.info("round %d: features of %s, of round %d, are too old and dropped", round_number, site, made)
         return stale
 
     def local(self) -> LocalFeatures:
@@ -128,19 +132,44 @@ class FeatureBank:
         chosen = torch.randperm(len(features), generator=generator, device=where)[:count].to(self.device)
         return features[chosen], partition[chosen]
 
-    def snapshot(self, max_rows: int | None = None, generator: torch.Generator | None = None) -> FeatureSet:
-        """A shuffled copy of at most ``max_rows`` local rows, without volume or row index."""
+    def snapshot(
+        self,
+        max_rows: int | None = None,
+        generator: torch.Generator | None = None,
+        group_of_volume: Tensor | None = None,
+        rows_per_group: int | None = None,
+    ) -> FeatureSet:
+        """A copy of at most ``max_rows`` random local rows, without volume or row index.
+
+        Rows are sorted by their first entry: unlike a seeded shuffle, that cannot be undone by whoever knows the seed.
+
+        Args:
+            max_rows: None takes all.
+            generator: chooses the rows.
+            group_of_volume: (V,) group of each volume, e.g. its patient; needed for the next.
+            rows_per_group: rows of one group at most.
+        """
         own = self.local()
         where = generator.device if generator is not None else self.device
-        order = torch.randperm(len(own.features), generator=generator, device=where)[:max_rows].to(self.device)
-        return FeatureSet(own.features[order].cpu().clone(), own.partition[order].cpu().clone())
+        order = torch.randperm(len(own.features), generator=generator, device=where).to(self.device)
+        if rows_per_group is not None and group_of_volume is not None:
+            group, by_group = group_of_volume.to(self.device)[own.volume[order]].sort(stable=True)
+            place = torch.arange(len(group), device=self.device) - torch.searchsorted(group, group)
+            order = order[by_group[place < rows_per_group]]
+            order = order[torch.randperm(len(order), generator=generator, device=where).to(self.device)]
+        order = order[:max_rows]
+        order = order[own.features[order, 0].argsort()]
+        volumes = len(own.volume[order].unique())
+        return FeatureSet(own.features[order].cpu().clone(), own.partition[order].cpu().clone(), volumes)
 
     def prototypes(self) -> FeatureSet:
         """Unit-norm mean direction of the local features of each partition: at most S rows."""
         own = self.local()
-        present = torch.unique(own.partition)
-        means = torch.stack([own.features[own.partition == index].mean(dim=0) for index in present.tolist()])
-        return FeatureSet(torch.nn.functional.normalize(means, dim=1).cpu(), present.cpu())
+        present = torch.unique(own.partition).tolist()
+        rows = [own.partition == index for index in present]
+        means = torch.stack([own.features[chosen].mean(dim=0) for chosen in rows])
+        volumes = min(len(own.volume[chosen].unique()) for chosen in rows)
+        return FeatureSet(torch.nn.functional.normalize(means, dim=1).cpu(), torch.tensor(present), volumes)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -79,18 +79,43 @@ def test_a_peer_replaces_its_own_features_and_stale_ones_expire(bank):
     assert bank.remote_rows == 0
 
 
+@pytest.mark.parametrize("max_age", [0, 1, 3])
+def test_features_are_kept_for_as_many_rounds_as_declared_and_their_end_is_logged(max_age, caplog):
+    caplog.set_level("INFO")
+    row = torch.zeros(2, dtype=torch.int64)
+    bank = FeatureBank(row, row, feature_length=4, partitions=3, max_age=max_age)
+    bank.set_remote("site-2", remote(2), 5)
+    kept = [bank.expire(number) == [] for number in range(6, 6 + max_age)]
+    assert kept == [True] * max_age
+    assert "dropped" not in caplog.text
+    assert bank.expire(6 + max_age) == ["site-2"]
+    assert f"round {6 + max_age}: features of site-2, of round 5, are too old and dropped" in caplog.text
+
+
 def test_snapshot_is_a_shuffled_copy_without_volume(bank):
     bank.update(torch.arange(6), unit(6))
     snapshot = bank.snapshot(4, torch.Generator().manual_seed(0))
     before = snapshot.features.clone()
     assert len(snapshot) == 4
-    assert set(vars(snapshot)) == {"features", "partition"}
+    assert set(vars(snapshot)) == {"features", "partition", "volumes", "privacy"}
     own = bank.local()
     positions = [int((own.features == row).all(dim=1).int().argmax()) for row in snapshot.features]
     assert positions != sorted(positions)
     assert torch.equal(own.partition[positions], snapshot.partition)
     bank.update(torch.arange(6), unit(6, seed=9))
     assert torch.equal(snapshot.features, before)
+
+
+def test_snapshot_limits_the_rows_of_a_group_and_counts_its_volumes(bank):
+    bank.update(torch.arange(6), unit(6))
+    groups = torch.tensor([7, 3])
+    for seed in range(5):
+        snapshot = bank.snapshot(None, torch.Generator().manual_seed(seed), groups, 1)
+        own = bank.local()
+        rows = [int((own.features == row).all(dim=1).int().argmax()) for row in snapshot.features]
+        assert sorted(own.volume[rows].tolist()) == [0, 1]
+        assert snapshot.volumes == 2
+    assert bank.snapshot(1, torch.Generator().manual_seed(0)).volumes == 1
 
 
 def test_prototypes_are_unit_means_per_partition(bank):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ class FakeParticipant:
     """Trains a linear layer with momentum SGD, so that weights depend on seed, data, peers and state.
 
     Args:
-        fail: what to do wrong, by ``"<site>/<round>"``: ``raise``, ``nan``, ``shape`` or ``features``; more of it comes
-            from ``$FAKE_FAILURES`` as JSON.
+        fail: what to do wrong, by ``"<site>/<round>"`` or ``"<site>/*"``; more of it comes from ``$FAKE_FAILURES`` as
+            JSON. ``raise``, ``nan``, ``shape``, ``huge``, ``features``; ``wait`` before training until the file
+            ``<site>_<round>.go`` lies in ``$FAKE_FOLDER``, where ``.waiting`` says that it waits; in round -1
+            ``unready``: it cannot be built until that file is there.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class FakeParticipant:
         self.round = -1
         self.journal = Path(output_dir) / "journal.txt"
         self.journal.parent.mkdir(parents=True, exist_ok=True)
+        if self._failure() == "unready" and not self._mark(".go").exists():
+            raise FileNotFoundError("/data is not there yet")
         self._note(f"built in {os.getpid()}")
 
     def describe(self) -> dict[str, int | float | str]:
@@ -67,7 +72,8 @@ class FakeParticipant:
         noise = torch.randn(rows, D, generator=self.generator)
         if self._failure() == "features":
             noise[0] = float("nan")
-        return FeatureSet(nn.functional.normalize(self.network(noise).detach(), dim=1), torch.arange(rows) % S)
+        rows_MD = nn.functional.normalize(self.network(noise).detach(), dim=1)
+        return FeatureSet(rows_MD, torch.arange(rows) % S, volumes=2)
 
     def receive(self, site: str, features: FeatureSet, round_number: int) -> None:
         self.peers[site] = features
@@ -77,6 +83,8 @@ class FakeParticipant:
         failure = self._failure()
         if failure == "raise":
             raise FileNotFoundError("/data/patient007/secret.nii.gz")
+        if failure == "wait":
+            self._wait()
         loss = torch.zeros(())
         for _ in range(self.slices // self.batch_size):
             if should_stop():
@@ -92,6 +100,8 @@ class FakeParticipant:
             weights["encoder.bias"][0] = float("nan")
         if failure == "shape":
             weights["encoder.bias"] = weights["encoder.bias"].expand(2, -1).clone()
+        if failure == "huge":
+            weights["encoder.weight"] *= 1e6
         return TrainReport(weights, self.slices, {"loss": float(loss.detach())})
 
     def validate(self) -> dict[str, float]:
@@ -113,7 +123,17 @@ class FakeParticipant:
         self._note("restored")
 
     def _failure(self) -> str | None:
-        return self.fail.get(f"{self.site}/{self.round}")
+        return self.fail.get(f"{self.site}/{self.round}", self.fail.get(f"{self.site}/*"))
+
+    def _mark(self, suffix: str) -> Path:
+        return Path(os.environ["FAKE_FOLDER"]) / f"{self.site}_{self.round}{suffix}"
+
+    def _wait(self) -> None:
+        self._mark(".waiting").touch()
+        for _ in range(6000):
+            if self._mark(".go").exists():
+                return
+            time.sleep(0.1)
 
     def _note(self, text: str) -> None:
         with self.journal.open("a") as stream:

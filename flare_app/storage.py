@@ -1,0 +1,54 @@
+"""Files that are either whole or not there, and errors that name the folder that could not be written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+class StorageError(Exception):
+    """A folder cannot be written. The message names it: fit for the log of the machine that it lies on, no other."""
+
+
+@contextmanager
+def storing(folder: Path, what: str) -> Iterator[None]:
+    """Say what could not be written, where, and what to do.
+
+    Raises:
+        StorageError: in place of the ``OSError`` of a full disk, a read-only folder and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{what} cannot be written to {folder}: {error.strerror or error}. Nothing that was saved before is lost: "
+            "free space or give write access there, then resume the job"
+        ) from error
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """A stream whose content takes the place of ``file`` once it is whole and on the disk."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with unfinished.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, file)
+        sync_folder(file.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

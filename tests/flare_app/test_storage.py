@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flare_app.storage import StorageError, replacing, storing
+
+
+def _interrupted(file: Path) -> None:
+    with replacing(file) as stream:
+        stream.write(b"tw")
+        raise KeyboardInterrupt
+
+
+def test_content_takes_the_place_of_the_file_only_when_whole(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "state"
+    with replacing(file) as stream:
+        stream.write(b"one")
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(file)
+    assert file.read_bytes() == b"one"
+    assert [entry.name for entry in file.parent.iterdir()] == ["state"]
+
+
+def test_message_says_what_where_why_and_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "folder"
+    with pytest.raises(StorageError) as caught, storing(folder, "the state"), replacing(folder / "x"):
+        pass
+    message = str(caught.value)
+    assert message.startswith(f"the state cannot be written to {folder}: Not a directory. ")
+    assert message.endswith("free space or give write access there, then resume the job")
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), storing(tmp_path, "x"):
+        1 / 0  # noqa: B018
