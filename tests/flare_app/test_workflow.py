@@ -37,7 +37,8 @@ def test_missing_files_are_named_with_what_there_is(tmp_path: Path) -> None:
         config_files(ROOT, ["configs/fak.json"], str(tmp_path / "patients.json"))
     assert str(error.value) == (
         "the bundle at this site has no 'configs/fak.json' "
-        "(there are fake.json, marked.json, metadata.json, no_participant.json); no data overlay 'patients.json' (there are toy.json)"
+        "(there are fake.json, marked.json, metadata.json, no_participant.json); "
+        "no data overlay 'patients.json' (there are toy.json)"
     )
 
 
