@@ -33,6 +33,7 @@ MERGES = [(base, None) for base in BASES] + [
     (base, overlay.name) for base in BASES[:3] for overlay in sorted((CONFIGS / "data").glob("*.json"))
 ]
 MERGES += [("pretrain", f"../methods/{overlay.name}") for overlay in sorted((CONFIGS / "methods").glob("*.json"))]
+MERGES += [("finetune", "../privacy/dp_sgd.json")]
 
 
 def parser_of(base: str, overlay: str | None = None) -> ConfigParser:

@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
-from ignite.engine import Engine, Events
 from torch import Tensor
 
-from fcl.engines.fcl_trainer import FCLTrainer
+from fcl.engines.fcl_method import FCL
+from fcl.engines.hosting import HostedTraining
 from fcl.engines.monitors import PartitionKNN
+from fcl.engines.pretrain_trainer import PretrainTrainer
 from fcl.engines.schedule import WarmupCosine
 from fcl.federation import FeatureKind, FeatureSet, TrainReport
 from fcl.networks.federated import NormStats, federated_weights, load_federated_weights
+from fcl.privacy import FeaturePolicy, FeaturePublisher
 
 
-class PretrainParticipant:
-    """Hosts an :class:`FCLTrainer` for the life of a federation (see :class:`fcl.federation.Participant`).
+class PretrainParticipant(HostedTraining[FCL]):
+    """Hosts a trainer of :class:`FCL` for the life of a federation (see :class:`fcl.federation.Participant`).
 
     A round is one epoch of the trainer's loader; the learning rate follows the schedule over all rounds.
     At the start of a round the momentum encoder may become a copy of the averaged encoder
@@ -34,14 +36,18 @@ class PretrainParticipant:
         norm_stats: whether running statistics of batch normalisation are averaged or stay local; without such buffers
             no matter.
         momentum_sync: ``"global"`` or ``"local"`` (the momentum encoder goes on as it is).
-        seed: of the snapshot's shuffle.
+        seed: of the choice of rows to show.
+        feature_policy: how features are shared; None: as :class:`fcl.privacy.FeaturePolicy` has it by default.
+
+    Raises:
+        ValueError: on an unknown ``momentum_sync``, or when noise is asked for where its guarantee would not hold.
     """
 
     shares_features = True
 
     def __init__(
         self,
-        trainer: FCLTrainer,
+        trainer: PretrainTrainer[FCL],
         bank_batches: Iterable[dict[str, Tensor]],
         schedule: WarmupCosine,
         monitor: PartitionKNN,
@@ -49,27 +55,31 @@ class PretrainParticipant:
         norm_stats: NormStats = "average",
         momentum_sync: Literal["global", "local"] = "global",
         seed: int = 0,
+        feature_policy: FeaturePolicy | None = None,
     ) -> None:
         if momentum_sync not in ("global", "local"):
             raise ValueError(f"momentum_sync must be 'global' or 'local', got {momentum_sync!r}.")
-        self.trainer = trainer
-        self.loader: Any = trainer.data_loader
+        policy = feature_policy or FeaturePolicy()
+        if policy.noise_multiplier is not None and (momentum_sync, norm_stats) != ("global", "average"):
+            raise ValueError(
+                "noise_multiplier needs momentum_sync 'global' and norm_stats 'average', got "
+                f"{momentum_sync!r} and {norm_stats!r}: an encoder that keeps what it learnt here makes every feature "
+                "depend on every patient, and the noise would cover less than it claims."
+            )
+        super().__init__(trainer, schedule, monitor)
         self.bank_batches = bank_batches
-        self.schedule = schedule
-        self.monitor = monitor
-        self.max_shared_rows = max_shared_rows
         self.norm_stats = norm_stats
         self.momentum_sync = momentum_sync
         self.generator = torch.Generator().manual_seed(seed)
-        self._should_stop: Callable[[], bool] = lambda: False
-        trainer.add_event_handler(Events.ITERATION_STARTED, self._stop_if_asked)
+        patients = [info.patient for info in self.loader.dataset.volume_infos]
+        self.publisher = FeaturePublisher(trainer.method.bank, patients, policy, max_shared_rows, self.generator)
+        self._features_are_fresh = False
 
     def describe(self) -> dict[str, int | float | str]:
         return {
-            "slices": len(self.loader.dataset),
-            "volumes": len(self.loader.dataset.volume_infos),
-            "feature_length": self.trainer.bank.feature_length,
-            "partitions": self.trainer.bank.partitions,
+            **super().describe(),
+            "feature_length": self.trainer.method.bank.feature_length,
+            "partitions": self.trainer.method.bank.partitions,
         }
 
     def weights(self) -> dict[str, Tensor]:
@@ -80,58 +90,34 @@ class PretrainParticipant:
         load_federated_weights(trainer.network, weights, self.norm_stats)
         if self.momentum_sync == "global":
             trainer.sync_momentum_network()
-        trainer.refresh_bank(self.bank_batches)
-        trainer.bank.expire(round_number)
-        steps = len(self.loader)
-        self.schedule.total_steps = total_rounds * steps
-        trainer.state.epoch = round_number
-        trainer.state.iteration = round_number * steps
-        trainer.state.epoch_length = steps
-        trainer.state.max_epochs = round_number + 1
+        trainer.method.refresh_bank(self.bank_batches, trainer)
+        self._features_are_fresh = True
+        trainer.method.bank.expire(round_number)
+        self.place(round_number, total_rounds)
 
     def publish(self, kind: FeatureKind) -> FeatureSet:
-        if kind == "prototypes":
-            return self.trainer.bank.prototypes()
-        return self.trainer.bank.snapshot(self.max_shared_rows, self.generator)
+        if not self._features_are_fresh:
+            # Trained on, rows come from an encoder that this site's other patients have moved.
+            raise RuntimeError("features are published between begin_round and train, and this site is not there.")
+        return self.publisher.publish(kind)
 
     def receive(self, site: str, features: FeatureSet, round_number: int) -> None:
-        self.trainer.bank.set_remote(site, features, round_number)
+        self.trainer.method.bank.set_remote(site, features, round_number)
 
     def train(self, should_stop: Callable[[], bool]) -> TrainReport:
-        self._should_stop = should_stop
-        self.trainer.run()
-        metrics = {name: float(value) for name, value in self.trainer.state.metrics.items()}
-        metrics["bank_remote_rows"] = float(self.trainer.bank.remote_rows)
+        self._features_are_fresh = False
+        metrics = self.run(should_stop)
+        metrics["bank_remote_rows"] = float(self.trainer.method.bank.remote_rows)
         return TrainReport(self.weights(), len(self.loader.dataset), metrics)
 
-    def validate(self) -> dict[str, float]:
-        measured = self.monitor.measure()
-        return {**measured, "count": float(self.monitor.volumes)} if measured else {}
-
     def state_dict(self) -> dict[str, Any]:
-        trainer = self.trainer
         return {
-            "network": trainer.network.state_dict(),
-            "momentum_network": trainer.momentum_network.state_dict(),
-            "optimizer": trainer.optimizer.state_dict(),
-            "bank": trainer.bank.state_dict(),
-            "loader": self.loader.state_dict(),
-            "trainer_rng": trainer.generator.get_state(),
+            **self.training_state(),
             "snapshot_rng": self.generator.get_state(),
-            "torch_rng": torch.get_rng_state(),
+            "privacy": self.publisher.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        trainer = self.trainer
-        trainer.network.load_state_dict(state["network"])
-        trainer.momentum_network.load_state_dict(state["momentum_network"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        trainer.bank.load_state_dict(state["bank"])
-        self.loader.load_state_dict(state["loader"])
-        trainer.generator.set_state(state["trainer_rng"])
+        self.restore(state)
         self.generator.set_state(state["snapshot_rng"])
-        torch.set_rng_state(state["torch_rng"])
-
-    def _stop_if_asked(self, engine: Engine) -> None:
-        if self._should_stop():
-            engine.terminate()
+        self.publisher.load_state_dict(state["privacy"])

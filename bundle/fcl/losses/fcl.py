@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fcl.losses.contrast import NEVER, masked_mean, mean_over_positives
+
 Denominator = Literal["exclude_same_partition", "literal"]
 
 
@@ -23,26 +25,6 @@ class FCLTerms(NamedTuple):
     instance: Tensor
     positive_similarity: Tensor
     negative_similarity: Tensor
-
-
-def mean_over_positives(logits_BP: Tensor, is_positive_BP: Tensor, negative_lse_B: Tensor) -> Tensor:
-    """``l(q, P, Q')`` of the paper, averaged over the queries that have a positive.
-
-    For one query: ``-1/|P| sum_{p in P} log(exp(s_p) / (exp(s_p) + sum_n exp(s_n)))``, which is the mean of
-    ``softplus(logsumexp_n s_n - s_p)``.
-
-    Args:
-        logits_BP: similarities divided by the temperature, float32.
-        is_positive_BP: bool mask of the positives of each query.
-        negative_lse_B: log-sum-exp over the negatives' logits; hugely negative where a query has none.
-
-    Returns:
-        Scalar; 0 (still attached to the graph) when no query has a positive.
-    """
-    per_pair_BP = nn.functional.softplus(negative_lse_B[:, None] - logits_BP)
-    count_B = is_positive_BP.sum(dim=1)
-    per_query_B = per_pair_BP.masked_fill(~is_positive_BP, 0.0).sum(dim=1) / count_B.clamp(min=1)
-    return per_query_B.sum() / (count_B > 0).sum().clamp(min=1)
 
 
 class FCLLoss(nn.Module):
@@ -58,11 +40,15 @@ class FCLLoss(nn.Module):
             partition also repel it, which keeps the features spread; ``"exclude_same_partition"`` (what the paper's
             figure 2 draws) leaves those out, and can collapse early in training.
         structural_matching: whether the remote term is part of the loss.
+        position_threshold: local positives by the distance of their positions along the volume, below this share of its
+            extent, instead of by partition (Zeng et al., "PCL", MICCAI 2021; their code takes 0.35 on ACDC). The remote
+            term keeps partitions: positions of other sites' slices do not travel. None is the paper's loss.
         instance_weight: weight of a third term ``l(q, {k}, Q')`` whose one positive is the slice's own second view
             (ours, MoCo's loss over the same bank; 0 is the paper's loss).
 
     Raises:
-        ValueError: on a temperature that is not positive, an unknown ``denominator`` or a negative weight.
+        ValueError: on a temperature that is not positive, an unknown ``denominator``, a threshold outside 0..1 or a
+            negative weight.
     """
 
     def __init__(
@@ -71,6 +57,7 @@ class FCLLoss(nn.Module):
         denominator: Denominator = "literal",
         structural_matching: bool = True,
         instance_weight: float = 0.0,
+        position_threshold: float | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
@@ -79,10 +66,16 @@ class FCLLoss(nn.Module):
             raise ValueError(f"denominator must be 'exclude_same_partition' or 'literal', got {denominator!r}.")
         if not instance_weight >= 0:
             raise ValueError(f"instance_weight must not be negative, got {instance_weight!r}.")
+        if position_threshold is not None and not 0 < position_threshold <= 1:
+            raise ValueError(
+                f"position_threshold is a share of the volume's extent, so it must lie in 0..1, or be null for "
+                f"partitions; got {position_threshold!r}."
+            )
         self.temperature = float(temperature)
         self.denominator = denominator
         self.structural_matching = structural_matching
         self.instance_weight = float(instance_weight)
+        self.position_threshold = position_threshold
 
     def forward(
         self,
@@ -95,6 +88,8 @@ class FCLLoss(nn.Module):
         local_volume_M: Tensor,
         drawn_KD: Tensor,
         drawn_partition_K: Tensor,
+        position_B: Tensor | None = None,
+        local_position_M: Tensor | None = None,
     ) -> FCLTerms:
         """Compare queries with the bank.
 
@@ -104,9 +99,14 @@ class FCLLoss(nn.Module):
             partition_B, volume_B: partition and volume of each query (int64).
             local_MD: unit-norm local features from the momentum encoder, with partition and volume of each.
             drawn_KD: ``Q'``, drawn from local and remote features, with the partition of each.
+            position_B, local_position_M: of queries and local features along their volumes, in [0, 1); needed with a
+                ``position_threshold`` only.
 
         Returns:
             :class:`FCLTerms`.
+
+        Raises:
+            ValueError: with a ``position_threshold`` and no positions.
         """
         with torch.autocast(device_type=q_BD.device.type, enabled=False):
             q_BD = q_BD.float()
@@ -116,13 +116,16 @@ class FCLLoss(nn.Module):
 
         same_partition_BK = partition_B[:, None] == drawn_partition_K[None, :]
         is_local_BM = partition_B[:, None] == local_partition_M[None, :]
+        if self.position_threshold is not None:
+            if position_B is None or local_position_M is None:
+                raise ValueError("position_threshold needs the positions of queries and local features, got none.")
+            is_local_BM = (position_B[:, None] - local_position_M[None, :]).abs() < self.position_threshold
         is_local_BM &= volume_B[:, None] != local_volume_M[None, :]
 
         logits_BK = drawn_BK / self.temperature
         negatives_BK = logits_BK
         if self.denominator == "exclude_same_partition":
-            # Finite, so that a query with no negative at all gets a zero gradient instead of NaN.
-            negatives_BK = logits_BK.masked_fill(same_partition_BK, -1e9)
+            negatives_BK = logits_BK.masked_fill(same_partition_BK, NEVER)
         negative_lse_B = torch.logsumexp(negatives_BK, dim=1)
 
         local = mean_over_positives(local_BM / self.temperature, is_local_BM, negative_lse_B)
@@ -137,10 +140,6 @@ class FCLLoss(nn.Module):
             )
         loss = local + remote + self.instance_weight * instance
         with torch.no_grad():
-            positive = _masked_mean(local_BM, is_local_BM)
-            negative = _masked_mean(drawn_BK, ~same_partition_BK)
+            positive = masked_mean(local_BM, is_local_BM)
+            negative = masked_mean(drawn_BK, ~same_partition_BK)
         return FCLTerms(loss, local.detach(), remote.detach(), instance.detach(), positive, negative)
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Events
 
 from fcl.data import SliceDataset, SliceLoader
-from fcl.engines import FCLTrainer, PartitionKNN, PretrainParticipant, WarmupCosine
+from fcl.engines import FCL, PartitionKNN, PretrainParticipant, PretrainTrainer, WarmupCosine
 from fcl.federation import FeatureSet, Participant
 from fcl.losses import FCLLoss
 from fcl.memory import FeatureBank
@@ -27,15 +27,14 @@ def build(cache, *, steps=4, epochs=1, momentum=0.9, norm=("group", {"num_groups
     optimizer = torch.optim.AdamW(main.parameters(), lr)
     schedule = WarmupCosine(optimizer)
     monitor = PartitionKNN(main, cache, ["v0", "v1", "v2", "v3"], ["v4", "v5"], neighbours=5, interval=1)
-    trainer = FCLTrainer(
+    trainer = PretrainTrainer(
         device="cpu",
         max_epochs=epochs,
         train_data_loader=loader,
         network=main,
         momentum_network=network(),
         optimizer=optimizer,
-        loss_function=FCLLoss(),
-        bank=FeatureBank(dataset.partition, dataset.volume, 16),
+        method=FCL(FCLLoss(), FeatureBank(dataset.partition, dataset.volume, 16)),
         augmentation=BatchCompose(
             [BatchRandSpatial(rotate_range=0.2, flip_prob=0.5), BatchRandIntensity(brightness=0.1)]
         ),
@@ -76,7 +75,7 @@ def test_the_batch_overwrites_its_rows_of_the_bank_only(cache):
     seen = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.batch["row"]))
     trainer.run()
-    assert trainer.bank.local().row.tolist() == sorted(seen[0].tolist())
+    assert trainer.method.bank.local().row.tolist() == sorted(seen[0].tolist())
 
 
 def test_it_learns_partitions_of_held_out_volumes(cache):
@@ -109,7 +108,7 @@ def test_a_round_starts_from_the_global_weights_and_refreshes_the_bank(cache):
     trainer = participant.trainer
     assert same(given, participant.weights())
     assert same(copies(trainer.network), copies(trainer.momentum_network))
-    assert len(trainer.bank) == len(trainer.data_loader.dataset)
+    assert len(trainer.method.bank) == len(trainer.data_loader.dataset)
     assert trainer.state.iteration == 3 * 4
     published = participant.publish("features")
     assert len(published) == 32

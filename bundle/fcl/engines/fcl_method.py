@@ -1,0 +1,88 @@
+"""The step of FCL (Wu et al., MICCAI 2021): queries against the feature bank. Letters: B batch, D feature length,
+K drawn features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fcl.engines.method import Method, Step, Terms, feature_monitors, logged
+from fcl.engines.pretrain_trainer import PretrainTrainer
+from fcl.memory import FeatureBank
+
+
+class FCL(Method):
+    """Main encoder against the feature bank.
+
+    Two augmented views of a batch of slices; view 1 through the main encoder gives the queries, view 2 through the
+    momentum encoder the features that overwrite those slices' rows of the bank; K features are drawn from it, and the
+    loss is taken.
+
+    Args:
+        loss_function: :class:`fcl.losses.FCLLoss`, or another that takes the same.
+        bank: see :class:`fcl.memory.FeatureBank`; its local rows are the loader's slices.
+        drawn_features: K; None draws the whole bank.
+        position: of every local row along its volume, for a loss that compares positions; None for one that does not.
+
+    Raises:
+        ValueError: on ``drawn_features`` below 1.
+    """
+
+    needs_momentum_network = True
+
+    def __init__(
+        self,
+        loss_function: nn.Module,
+        bank: FeatureBank,
+        drawn_features: int | None = 1024,
+        position: Tensor | None = None,
+    ) -> None:
+        if drawn_features is not None and drawn_features < 1:
+            raise ValueError(f"drawn_features must be at least 1, or null for the whole bank; got {drawn_features!r}.")
+        self.loss_function = loss_function
+        self.bank = bank
+        self.drawn_features = drawn_features
+        self.position = position
+
+    def __call__(self, step: Step) -> Terms:
+        view1, view2 = step.augment(step.image), step.augment(step.image)
+        q_BD = step.run(step.network, view1)
+        k_BD = step.run_target(view2)
+        self.bank.update(step.row, k_BD)
+        drawn_KD, drawn_partition_K = self.bank.draw(self.drawn_features, step.generator)
+        own = self.bank.local()
+        places = {}
+        if self.position is not None:
+            places = {"position_B": step.position, "local_position_M": self.position.to(own.row.device)[own.row]}
+        terms = self.loss_function(
+            q_BD,
+            k_BD,
+            step.partition,
+            step.volume,
+            own.features,
+            own.partition,
+            own.volume,
+            drawn_KD,
+            drawn_partition_K,
+            **places,
+        )
+        return {**logged(terms), **feature_monitors(k_BD, q_BD)}
+
+    @torch.no_grad()
+    def refresh_bank(self, batches: Iterable[dict[str, Tensor]], trainer: PretrainTrainer) -> None:
+        """Overwrite the bank's local rows with un-augmented features of the momentum encoder: one forward pass."""
+        network, device = trainer.momentum_network, trainer.state.device
+        assert network is not None  # the trainer has checked it
+        network.eval()
+        for batch in batches:
+            self.bank.update(batch["row"].to(device), trainer.inferer(batch["image"].to(device), network))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"bank": self.bank.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.bank.load_state_dict(state["bank"])

@@ -1,0 +1,86 @@
+"""What every pre-training participant does, whatever its method and whatever it shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import torch
+from ignite.engine import Engine, Events
+
+from fcl.engines.method import Method
+from fcl.engines.monitors import PartitionKNN
+from fcl.engines.pretrain_trainer import PretrainTrainer
+from fcl.engines.schedule import WarmupCosine
+
+M = TypeVar("M", bound=Method)
+
+
+class HostedTraining(Generic[M]):
+    """A trainer that lives as long as the federation: a round is one epoch of its loader.
+
+    Args:
+        trainer: its loader is this site's slices; ``max_epochs``, iteration and epoch are set from the round number.
+        schedule: learning-rate schedule attached to the trainer; it follows all rounds.
+        monitor: measures partition kNN accuracy.
+    """
+
+    def __init__(self, trainer: PretrainTrainer[M], schedule: WarmupCosine, monitor: PartitionKNN) -> None:
+        self.trainer = trainer
+        self.loader: Any = trainer.data_loader
+        self.schedule = schedule
+        self.monitor = monitor
+        self._should_stop: Callable[[], bool] = lambda: False
+        trainer.add_event_handler(Events.ITERATION_STARTED, self._stop_if_asked)
+
+    def describe(self) -> dict[str, int | float | str]:
+        return {"slices": len(self.loader.dataset), "volumes": len(self.loader.dataset.volume_infos)}
+
+    def validate(self) -> dict[str, float]:
+        measured = self.monitor.measure()
+        return {**measured, "count": float(self.monitor.volumes)} if measured else {}
+
+    def place(self, round_number: int, total_rounds: int) -> None:
+        """Set the trainer to the beginning of a round."""
+        steps = len(self.loader)
+        self.schedule.total_steps = total_rounds * steps
+        state = self.trainer.state
+        state.epoch, state.epoch_length, state.max_epochs = round_number, steps, round_number + 1
+        state.iteration = round_number * steps
+        state.metrics.clear()
+
+    def run(self, should_stop: Callable[[], bool]) -> dict[str, float]:
+        """Train the round; gives its metrics."""
+        self._should_stop = should_stop
+        self.trainer.run()
+        return {name: float(value) for name, value in self.trainer.state.metrics.items()}
+
+    def training_state(self) -> dict[str, Any]:
+        """Networks, optimizer, method, loader and random numbers."""
+        trainer = self.trainer
+        momentum_network = trainer.momentum_network
+        return {
+            "network": trainer.network.state_dict(),
+            "momentum_network": {} if momentum_network is None else momentum_network.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "method": trainer.method.state_dict(),
+            "loader": self.loader.state_dict(),
+            "trainer_rng": trainer.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`training_state`, bit for bit."""
+        trainer = self.trainer
+        trainer.network.load_state_dict(state["network"])
+        if trainer.momentum_network is not None:
+            trainer.momentum_network.load_state_dict(state["momentum_network"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.method.load_state_dict(state["method"])
+        self.loader.load_state_dict(state["loader"])
+        trainer.generator.set_state(state["trainer_rng"])
+        torch.set_rng_state(state["torch_rng"])
+
+    def _stop_if_asked(self, engine: Engine) -> None:
+        if self._should_stop():
+            engine.terminate()

@@ -1,0 +1,65 @@
+"""Encoder and decoder that restore an image; both are what fine-tuning's U-Net begins with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fcl.networks.heads import EncoderNetwork
+from fcl.networks.unet import UNetDecoder, UNetEncoder
+
+
+class RestorationNetwork(EncoderNetwork):
+    """A U-Net with as many output channels as the image has. Keys of its state begin ``encoder.`` and ``decoder.``
+
+    With ``masked_maps``, hidden patches stay hidden at every resolution, after Tian et al., "SparK" (ICLR 2023): the
+    encoder's maps are emptied there before the next resolution sees them, and the decoder finds a learnt token in their
+    place. SparK empties them after every convolution; here that is done after every block, so that a margin of two
+    voxels of each resolution mixes with emptiness. Otherwise an ordinary convolution spreads what it sees into hidden
+    places, and an image of constant patches passes for anatomy.
+
+    Args:
+        encoder: gives feature maps, finest first.
+        decoder: maps those to ``encoder.in_channels`` channels.
+        masked_maps: see above.
+
+    Raises:
+        ValueError: when the decoder has other output channels.
+    """
+
+    def __init__(self, encoder: UNetEncoder, decoder: UNetDecoder, masked_maps: bool = False) -> None:
+        super().__init__(encoder)
+        if decoder.logits.out_channels != encoder.in_channels:
+            raise ValueError(
+                f"the decoder must restore {encoder.in_channels} channel(s), it has {decoder.logits.out_channels}."
+            )
+        self.decoder = decoder
+        self.tokens = nn.ParameterList(
+            [torch.zeros(1, width, *[1] * encoder.spatial_dims) for width in encoder.channels] if masked_maps else []
+        )
+
+    def maps(self, x: Tensor, hidden: Tensor) -> list[Tensor]:
+        """Feature maps of every resolution, finest first; with ``masked_maps`` empty where ``hidden`` is true.
+
+        Shape:
+            x: (B, C, H, W); hidden: (B, 1, H, W) bool, in patches that the coarsest resolution still tells apart.
+        """
+        if not len(self.tokens):
+            return self.encoder(x)
+        stages = [self.encoder.stem, *self.encoder.downs]
+        maps, seen = [], x
+        for level, stage in enumerate(stages):
+            features = stage(seen)
+            step = (slice(None, None, 2**level),) * self.encoder.spatial_dims
+            gone = hidden[(slice(None), slice(None), *step)]
+            seen = features.masked_fill(gone, 0.0)
+            maps.append(torch.where(gone, self.tokens[level].to(features.dtype), seen))
+        return maps
+
+    def restore(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """The restored image (B, C, H, W); arguments as in :meth:`maps`."""
+        return self.decoder(self.maps(x, hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The restored image of one that hides nothing."""
+        return self.restore(x, torch.zeros_like(x[:, :1], dtype=torch.bool))
