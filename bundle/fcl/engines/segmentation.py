@@ -15,7 +15,7 @@ from fcl.engines.batches import AugmentBatch
 from fcl.engines.checkpoints import RandomState
 from fcl.engines.schedule import WarmupCosine
 from fcl.federation import FeatureKind, FeatureSet, TrainReport
-from fcl.networks import LoadReport, load_weights
+from fcl.networks import LoadReport, load_pretrained
 from fcl.networks.federated import NormStats, federated_weights, load_federated_weights
 
 
@@ -72,12 +72,12 @@ class SegmentationParticipant:
         }
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> LoadReport:
-        """Put a pre-trained encoder (names that begin ``encoder.``) into the network.
+        """Put a pre-trained encoder, and the decoder blocks that a method trained, into the network.
 
         Raises:
             fcl.networks.CheckpointError: when it is of another architecture.
         """
-        return load_weights(self.trainer.network.encoder, weights, prefix="encoder.")
+        return load_pretrained(self.trainer.network, weights)
 
     def weights(self) -> dict[str, Tensor]:
         return federated_weights(self.trainer.network, self.norm_stats)
