@@ -16,7 +16,13 @@ _HERE = Path(__file__).parent
 DEAD_AFTER_S = 120
 JOBS_STORAGE = "storage/jobs"  # within the server's workspace
 _START_MARK = 'echo "WORKSPACE set to $WORKSPACE"'  # a line of FLARE's start script, by which that path is settled
-_EXPORT = f'export NVFL_JOB_STORE_ROOT="${{NVFL_JOB_STORE_ROOT:-$WORKSPACE/{JOBS_STORAGE}}}"'
+_OUTCOME_S = (
+    60  # shorter than DEAD_AFTER_S: a job that is done must not fail because a site vanished just before its end
+)
+_EXPORT = (
+    f'export NVFL_JOB_STORE_ROOT="${{NVFL_JOB_STORE_ROOT:-$WORKSPACE/{JOBS_STORAGE}}}"\n'
+    f'export NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT="${{NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT:-{_OUTCOME_S}}}"'
+)
 # Classes that a job without code of its own may name: FLARE's default list, and ours one by one.
 OWN_CLASSES = json.loads((_HERE / "class_allow_list.json").read_text())["class_allow_list"]
 _ROLES = ("project_admin", "org_admin", "lead")

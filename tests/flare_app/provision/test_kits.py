@@ -52,6 +52,7 @@ def test_server_keeps_jobs_in_its_workspace_and_finds_dead_sites_in_minutes(kits
     assert "/tmp" not in json.dumps(resources)
     script = (kits["localhost"] / "startup/sub_start.sh").read_text()
     assert f"NVFL_JOB_STORE_ROOT:-$WORKSPACE/{JOBS_STORAGE}}}" in script
+    assert "CLIENT_OUTCOME_WAIT_TIMEOUT:-60}" in script
     permissions = _json(kits["localhost"] / "local/authorization.json.default")["permissions"]
     assert permissions["lead"]["get_job_log"] == "n:submitter"
 
