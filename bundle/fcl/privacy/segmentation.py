@@ -1,0 +1,98 @@
+"""Federated fine-tuning whose weights are differentially private by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine
+from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
+from monai.utils import CommonKeys
+
+from fcl.engines import SegmentationParticipant, WarmupCosine
+from fcl.federation import TrainReport
+from fcl.networks.federated import NormStats
+from fcl.privacy.accounting import PrivacyLedger
+from fcl.privacy.dp_sgd import PatientBatches, PatientOptimizer
+
+
+class PrivateSegmentationParticipant(SegmentationParticipant):
+    """A :class:`fcl.engines.SegmentationParticipant` that trains by :mod:`fcl.privacy.dp_sgd` and keeps account.
+
+    Covered are the weights that this site sends, over all rounds. Not covered are the number of slices, which weighs
+    the site in the average, and validation scores (of other patients); the training loss is not reported, since it is
+    no noised number. Weights that the site got before (pre-training with the same patients) are outside it as well.
+
+    Args:
+        trainer: with a :class:`PatientBatches` loader and a :class:`PatientOptimizer`.
+        evaluator, schedule, norm_stats, keep_optimizer: as in the parent class.
+        delta: of (epsilon, delta); well below 1 / patients.
+        epsilon_budget: the site refuses a round that would pass it; None sets no end.
+        ledger: file that keeps account over jobs, see :class:`PrivacyLedger`.
+
+    Raises:
+        TypeError: when loader or optimizer is of another kind.
+    """
+
+    def __init__(
+        self,
+        trainer: SupervisedTrainer,
+        evaluator: SupervisedEvaluator,
+        schedule: WarmupCosine,
+        norm_stats: NormStats = "average",
+        keep_optimizer: bool = True,
+        delta: float = 1e-5,
+        epsilon_budget: float | None = None,
+        ledger: str | Path | None = None,
+    ) -> None:
+        super().__init__(trainer, evaluator, schedule, norm_stats, keep_optimizer)
+        if not isinstance(self.loader, PatientBatches) or not isinstance(trainer.optimizer, PatientOptimizer):
+            raise TypeError(
+                "DP-SGD needs a PatientBatches loader and a PatientOptimizer, got "
+                f"{type(self.loader).__name__} and {type(trainer.optimizer).__name__}: use configs/privacy/dp_sgd.json"
+            )
+        self.epsilon_budget = epsilon_budget
+        self.ledger = PrivacyLedger(self.loader.patients, delta, "weights", ledger)
+        self._state["privacy"] = self.ledger
+        self._loss_checked = False
+        trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check_loss)
+        trainer.add_event_handler(
+            IterationEvents.BACKWARD_COMPLETED,
+            lambda engine: engine.optimizer.group(engine.state.batch["patient"]),
+        )
+
+    def train(self, should_stop: Callable[[], bool]) -> TrainReport:
+        """As the parent's; metrics are ``dp_epsilon`` (spent so far, this round included) and ``dp_delta``.
+
+        Raises:
+            RuntimeError: when the round would pass the budget: nothing is trained, nothing is returned.
+        """
+        noise, rate = self.trainer.optimizer.noise_multiplier, self.loader.sample_rate
+        # Before training: a crash half-way, or a stop, must not leave steps uncounted.
+        if not self.ledger.spend(noise, rate, len(self.loader), self.epsilon_budget):
+            raise RuntimeError(
+                f"another round of {len(self.loader)} steps would take epsilon beyond the budget of "
+                f"{self.epsilon_budget:g}; spent are {self.ledger.epsilon():.4g}. This site trains no further"
+            )
+        report = super().train(should_stop)
+        return replace(report, metrics={"dp_epsilon": self.ledger.epsilon(), "dp_delta": self.ledger.delta})
+
+    def _check_loss(self, engine: Engine) -> None:
+        if not self._loss_checked:
+            _refuse_a_loss_that_mixes_slices(engine)
+            # Once is enough, and once costs little.
+            self._loss_checked = len(engine.state.output[CommonKeys.PRED]) > 1
+
+
+def _refuse_a_loss_that_mixes_slices(engine: Engine) -> None:
+    output, loss = engine.state.output, engine.loss_function
+    with torch.no_grad():
+        pairs = zip(output[CommonKeys.PRED].split(1), output[CommonKeys.LABEL].split(1), strict=True)
+        mean = torch.stack([loss(prediction, label) for prediction, label in pairs]).mean()
+    if not torch.allclose(mean, output[CommonKeys.LOSS], rtol=1e-3, atol=1e-5):
+        raise ValueError(
+            f"the loss of a batch ({output[CommonKeys.LOSS]:.6g}) is not the mean over its slices ({mean:.6g}), so "
+            "that no slice has a gradient of its own: set the loss's `batch` to false and its reduction to mean"
+        )
