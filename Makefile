@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo consortium test lint bench clean
+.PHONY: help setup demo consortium test bench lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,10 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## static checks, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: setup ## how near training comes to the arithmetic it must do; a minute or two
+	$(BIN)/python -m tests.benchmarks.training_step --out runs/benchmarks/training_step.json
 
 clean: ## remove runs and caches, keep .venv
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
