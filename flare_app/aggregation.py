@@ -45,8 +45,9 @@ def update_problem(
         spec: :func:`tensor_spec` of the global weights.
         max_norm: largest :func:`l2_norm` that is accepted; None accepts any finite one.
     """
-    if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
-        return f"it trained on {count!r} slices"
+    problem = count_problem(count)
+    if problem:
+        return problem
     difference = spec_difference(spec, tensor_spec(update))
     if difference:
         return f"its tensors do not fit the global weights: {difference}"
@@ -55,6 +56,13 @@ def update_problem(
         return f"NaN or infinite values in {_some(broken)}"
     if max_norm is not None and l2_norm(update) > max_norm:
         return f"the norm of its update is {l2_norm(update):.4g}, above the limit of {max_norm:.4g}"
+    return None
+
+
+def count_problem(count: object) -> str | None:
+    """Why ``count`` cannot weigh a site; None when it can."""
+    if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
+        return f"it trained on {count!r} slices"
     return None
 
 

@@ -8,8 +8,11 @@ from typing import Any
 
 from nvflare.private.fed.utils.fed_utils import split_gpus
 
-from flare_app.aggregation import spec_difference, tensor_spec
+from flare_app.aggregation import spec_difference
+from flare_app.averaging import Averaging
 from flare_app.state import RunState
+
+KEY = "encryption_key"  # among a site's settings: fingerprint of its key, where weights are encrypted
 
 
 def restarting_sites(simulator_arguments: Any, sites: int) -> str | None:
@@ -69,6 +72,11 @@ class Signature:
         difference = spec_difference(self.spec, report["spec"])
         if difference:
             return f"it has another architecture than the other sites: {difference}"
+        if report["settings"].get(KEY) != self.settings.get(KEY):
+            return (
+                "its startup kit holds another encryption key than those of the other sites: kits of one consortium "
+                "come from one run of provisioning"
+            )
         if report["config_hash"] != self.config_hash:
             return "it has another version of the bundle or of its config files than the other sites"
         if exchanging and not report["shares_features"]:
@@ -76,9 +84,14 @@ class Signature:
         return None
 
 
-def other_run(found: RunState, signature: Signature) -> str | None:
+def other_run(found: RunState, signature: Signature, averaging: Averaging) -> str | None:
     """Why a checkpoint is not of this job; None when it is."""
-    difference = spec_difference(signature.spec, tensor_spec(found.weights))
+    if (KEY in found.settings) != (KEY in signature.settings):
+        made = "with" if KEY in found.settings else "without"
+        return f"the checkpoint to resume from was made {made} encryption of weights: resume the job that made it"
+    if found.settings.get(KEY) != signature.settings.get(KEY):
+        return "the checkpoint to resume from was encrypted with another key: resume with the startup kits of its time"
+    difference = averaging.misfit(found.weights, signature.spec)
     if difference:
         return f"the checkpoint to resume from is of another architecture: {difference}"
     if found.config_hash != signature.config_hash:

@@ -15,22 +15,16 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.memory_utils import cleanup_memory
 from torch import Tensor
 
-from flare_app.aggregation import (
-    RunningAverage,
-    apply_update,
-    norm_limit,
-    spec_difference,
-    tensor_spec,
-    weighted_mean,
-)
+from flare_app.aggregation import weighted_mean
 from flare_app.asking import AskingController, JobFailed, Payloads, Reasons, listed
+from flare_app.averaging import averaging_for
 from flare_app.checks import Signature, other_run, restarting_sites
 from flare_app.exchange import Exchange, rows_in
 from flare_app.intake import introductions, shares, updates, validations
 from flare_app.protocol import Header, TaskName, report_of, tensor_bytes, tensors_of, with_report, with_tensors
 from flare_app.records import RoundLog, RoundRecord, SiteRecord, summary
 from flare_app.roster import Roster
-from flare_app.state import LAST, PREVIOUS, RunState
+from flare_app.state import BEST, LAST, PREVIOUS, RunState
 from flare_app.storage import StorageError, storing
 from flare_app.tensorboard import FOLDER, SiteBoards
 
@@ -71,6 +65,9 @@ class FCLController(AskingController):
         checkpoint_dir: folder for checkpoints and the log of rounds: relative to the server's workspace, or absolute
             (``server`` is appended). None takes the job's run folder, from which no later job resumes.
         resume: go on from the newest checkpoint in ``checkpoint_dir``, if there is one.
+        encryption: ``"none"``, or ``"he"``: sites encrypt their weights with a key that the server does not have. Its
+            checkpoints then hold ciphertexts, the sites keep the finished model, and the limits on norms are theirs
+            to keep (:class:`flare_app.encryption.filters.WeightEncryptor`).
     """
 
     # FLARE's export leaves out what has its default value; whoever reads a job shall see all of it.
@@ -90,6 +87,7 @@ class FCLController(AskingController):
         "pretrained",
         "checkpoint_dir",
         "resume",
+        "encryption",
     )
 
     def __init__(
@@ -109,6 +107,7 @@ class FCLController(AskingController):
         pretrained: str | None = None,
         checkpoint_dir: str | None = None,
         resume: bool = False,
+        encryption: str = "none",
     ) -> None:
         super().__init__(min_sites, max_offences)
         if num_rounds < 1 or validate_every < 0:
@@ -135,7 +134,11 @@ class FCLController(AskingController):
         self.pretrained = pretrained
         self.checkpoint_dir = checkpoint_dir
         self.resume = resume
+        self.encryption = encryption
         self._policy = Exchange(exchange, route)
+        self._averaging = averaging_for(encryption, max_norm_ratio, max_update_norm)
+        if self._policy.relayed and not self._averaging.readable:
+            raise ValueError("encrypted weights beside features that the server relays in clear: set route to 'peer'")
         self._state = RunState({})
         self._signature = Signature({}, "", {})
         self._known: set[str] = set()  # sites that have built their workflow, and fit
@@ -158,6 +161,7 @@ class FCLController(AskingController):
     def _run(self) -> None:
         sites = sorted(client.name for client in self.engine.get_clients())
         problem = restarting_sites(getattr(self.engine, "args", None), len(sites))
+        problem = problem or self._averaging.refusal(self.fl_ctx)
         if problem:
             raise JobFailed(problem)
         self._folder = self._open_folder()
@@ -179,6 +183,8 @@ class FCLController(AskingController):
             record = self._final_validation()
             log.append(record)
             self._boards.write(record)
+        if not self._averaging.readable:
+            self._hand_over()
         self.info(f"finished {self.num_rounds} rounds; global weights and the log of rounds are in {self._folder}")
 
     # -- start ---------------------------------------------------------------------------------------------------------
@@ -212,7 +218,7 @@ class FCLController(AskingController):
             self._roster.lose(site, reason)
         self.require_quorum("start", self._known, refused)
         if found is not None:
-            problem = other_run(found, self._signature)
+            problem = other_run(found, self._signature, self._averaging)
             if problem:
                 raise JobFailed(problem)
             self._state = found
@@ -229,6 +235,7 @@ class FCLController(AskingController):
         task = with_tensors(DataKind.WEIGHTS, weights)
         task.set_header(Header.EXCHANGE, self.exchange)
         task.set_header(Header.ROUTE, self.route)
+        task.set_header(Header.ENCRYPTION, self.encryption)
         task.set_header(Header.SITES, self._roster.sites)
         task.set_header(Header.RESUME_ROUND, self._resumed_round)
         return task
@@ -253,7 +260,7 @@ class FCLController(AskingController):
 
         def accept(site: str, answer: Shareable) -> str | None:
             weights.update(tensors_of(answer, DataKind.WEIGHTS))
-            return spec_difference(spec, tensor_spec(weights))
+            return self._averaging.misfit(weights, spec)
 
         for site in self._roster.present:
             weights.clear()
@@ -293,9 +300,9 @@ class FCLController(AskingController):
             taken, record.rejected = self.ask(TaskName.SHARE, payloads, self.task_timeout_s, accept)
             self.require_quorum(f"round {number + 1}, sharing", taken, record.rejected)
             payloads = self._feature_payloads(number, shared, record)
-        average = RunningAverage(site for _, group in payloads for site in group)
-        max_norm = norm_limit(self._state.weights, self.max_norm_ratio, self.max_update_norm)
-        accept = updates(average, record, self._signature.spec, max_norm, peer_route=not self._policy.relayed)
+        asked = [site for _, group in payloads for site in group]
+        average = self._averaging.begin(self._state.weights, self._signature.spec, asked)
+        accept = updates(average, record, peer_route=not self._policy.relayed)
         for payload, _ in payloads:
             payload.set_header(Header.VALIDATE, self.validate_every > 0 and number % self.validate_every == 0)
         record.accepted, refused = self.ask(TaskName.TRAIN, payloads, self.task_timeout_s, accept)
@@ -306,7 +313,7 @@ class FCLController(AskingController):
         record.metrics = weighted_mean({site: (entry.count, entry.metrics) for site, entry in accepted.items()})
         record.validation = _mean_validation(accepted)
         self._keep_best(record.validation)  # before the weights that were validated are replaced
-        self._state.weights = apply_update(self._state.weights, average.mean())
+        self._state.weights = average.weights()
         self._state.round = number + 1
         self._state.count_round(record.accepted, record.rejected)
         self._state.offences = dict(self._roster.offences)
@@ -328,8 +335,27 @@ class FCLController(AskingController):
         record.seconds = time.monotonic() - started
         return record
 
+    def _hand_over(self) -> None:
+        """Let the sites keep the finished model, which the server cannot read."""
+        from fcl.networks.weights import read_weights
+
+        models = {"last": (self._state.round, self._state.weights)}
+        if self._state.best:
+            models["best"] = (int(self._state.best["round"]), read_weights(self._folder / BEST))
+        for kept, (number, weights) in models.items():
+            payload = self._stamped(self._averaging.payload(weights, self._signature.spec), number)
+            payload.set_header(Header.KEEP, kept)
+            payload.set_header(Header.VALIDATE, False)
+            accept = validations({site: SiteRecord() for site in self._roster.sites})
+            taken, refused = self.ask(TaskName.VALIDATE, [(payload, self._roster.present)], self.task_timeout_s, accept)
+            for site, reason in sorted(refused.items()):
+                self.warning(f"{site} did not keep the {kept} model: {reason}")
+            if not taken:
+                raise JobFailed(f"no site kept the {kept} model, which no one else can read. {listed(refused)}")
+            self.info(f"the {kept} model, after {number} rounds, is kept by {', '.join(taken)}")
+
     def _weights_payload(self, number: int) -> Shareable:
-        return self._stamped(with_tensors(DataKind.WEIGHTS, self._state.weights), number)
+        return self._stamped(self._averaging.payload(self._state.weights, self._signature.spec), number)
 
     def _stamped(self, payload: Shareable, number: int) -> Shareable:
         payload.set_header(Header.ROUND, number)

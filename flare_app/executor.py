@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fcl.federation import FeatureSet, Participant, TrainReport
 from flare_app.aggregation import tensor_spec
+from flare_app.encryption.site import keep_model, site_key
 from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode, no_features
 from flare_app.memory import peak_mib, reset_peak
 from flare_app.peers import Peers
@@ -119,6 +120,8 @@ class FCLExecutor(Executor):
         self._participant: Participant | None = None
         self._configuration: dict[str, Any] = {}
         self._global: dict[str, Tensor] = {}
+        self._models = Path()
+        self._key: dict[str, str] = {}  # fingerprint, where weights are encrypted
         self._published: _Published | None = None
         self._withholds_features = False
         self._states: SiteStates | None = None
@@ -173,6 +176,7 @@ class FCLExecutor(Executor):
         if refused:
             raise SiteError(refused)
         if self._participant is None:
+            self._key = site_key(task, fl_ctx)
             self._open(fl_ctx, threads=_share_of_cores(task.get_header(Header.SITES)) if simulated else None)
         participant = self._ready()
         described = participant.describe()
@@ -249,7 +253,12 @@ class FCLExecutor(Executor):
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant = self._ready()
         self._begin_round(participant, task)
-        return with_report({"validation": _finite(participant.validate())})
+        kept = keep_model(self._models, task, self._global, self._configuration)
+        if kept is not None:
+            self.logger.info(f"{self._site}: the global model is {kept}")
+        return with_report(
+            {"validation": _finite(participant.validate() if task.get_header(Header.VALIDATE, True) else {})}
+        )
 
     # -- parts of tasks ------------------------------------------------------------------------------------------------
 
@@ -283,21 +292,24 @@ class FCLExecutor(Executor):
         files = config_files(root, self.config, settings.data or self.data)
         seed = site_seed(self.seed, self._site)
         seed_everything(seed)
+        self._models = Path(workspace.get_run_dir(job_id)) / "fcl"
         overrides = {
             "seed": seed,
             "site": self._site,
-            "output_dir": str(Path(workspace.get_run_dir(job_id)) / "fcl"),
+            "output_dir": str(self._models),
             **(self.overrides or {}),
             **settings.overrides(shows_features=self._exchange.active),
         }
         self._configuration = {
-            "config_hash": config_hash(root, self.config, self.overrides or {}, self.seed),
-            "settings": without_paths({"config": self.config, "overrides": self.overrides or {}, "seed": self.seed}),
+            "config_hash": config_hash(root, self.config, {**(self.overrides or {}), **self._key}, self.seed),
+            "settings": without_paths(
+                {"config": self.config, "overrides": self.overrides or {}, "seed": self.seed, **self._key}
+            ),
         }
         if self.checkpoint_dir is not None:
             folder = Path(self.checkpoint_dir)
             folder = folder / self._site if folder.is_absolute() else Path(workspace.get_root_dir()) / folder
-            self._states = SiteStates(folder)
+            self._states, self._models = SiteStates(folder), folder
         self.logger.info(f"{self._site}: opening {', '.join(file.name for file in files)} with seed {seed}")
         self._workflow, self._participant = open_workflow(root, files, overrides)
 

@@ -11,7 +11,7 @@ from nvflare.apis.dxo import DataKind
 from nvflare.apis.shareable import Shareable
 from torch import Tensor
 
-from flare_app.aggregation import RunningAverage, l2_norm, update_problem
+from flare_app.averaging import RoundAverage
 from flare_app.exchange import FEATURES
 from flare_app.protocol import report_of, tensor_bytes, tensors_of
 from flare_app.records import RoundRecord, SiteRecord
@@ -60,24 +60,18 @@ def validations(into: Mapping[str, SiteRecord]) -> Accept:
     return accept
 
 
-def updates(
-    average: RunningAverage, record: RoundRecord, spec: Mapping[str, str], max_norm: float | None, peer_route: bool
-) -> Accept:
+def updates(average: RoundAverage, record: RoundRecord, peer_route: bool) -> Accept:
     """Puts updates into the average and what comes with them into the record.
 
     Args:
         average: of the round.
         record: of the round.
-        spec, max_norm: see :func:`flare_app.aggregation.update_problem`.
         peer_route: whether the features that a site received came from the sites themselves.
     """
 
     def accept(site: str, answer: Shareable) -> str | None:
         update: dict[str, Tensor] = tensors_of(answer, DataKind.WEIGHT_DIFF)
         report = report_of(answer)
-        problem = update_problem(update, report["count"], spec, max_norm)
-        if problem:
-            return problem
         entry, received = record.sites[site], dict(report["features_received"])
         strangers = sorted(received.keys() - record.sites.keys())
         if strangers:
@@ -86,8 +80,10 @@ def updates(
         seconds, peak_mib = float(report["seconds"]), float(report["peak_mib"])
         privacy = _numbers(report["privacy"]) if report.get("privacy") is not None else None
         received = {str(peer): int(size) for peer, size in received.items()}
-        average.add(site, update, report["count"])
-        entry.count, entry.update_norm = report["count"], l2_norm(update)
+        problem = average.take(site, update, report["count"])
+        if problem:
+            return problem
+        entry.count, entry.update_norm = report["count"], average.norm(update)
         entry.seconds, entry.peak_mib = seconds, peak_mib
         entry.metrics, entry.validation, entry.privacy = metrics, validation, privacy
         entry.bytes_weights_up, entry.bytes_features_down = tensor_bytes(update), sum(received.values())

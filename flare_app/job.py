@@ -6,6 +6,7 @@ Examples:
     python -m flare_app.job run finetune --sites 4 --workspace runs/finetune \\
         --pretrained runs/pretrain/server/simulate_job/fcl/last.pt --set annotated=1
     python -m flare_app.job run fcl_pretrain --workspace runs/long --rounds 50 --checkpoint-dir runs/state --resume
+    python -m flare_app.job run finetune --workspace runs/encrypted --encryption he
     python -m flare_app.job export fcl_pretrain --out jobs
     python -m flare_app.job export fcl_pretrain --out runs/jobs --self-contained
     nvflare simulator jobs/fcl_pretrain -n 4 -t 4 -w runs/pretrain
@@ -17,6 +18,7 @@ From Python, in any of FLARE's environments:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -73,6 +75,8 @@ class JobSettings:
     pretrained: str | None = None
     checkpoint_dir: str | None = None
     resume: bool = False
+    encryption: str = "none"
+    max_update_norm: float | None = None
     bundle_root: str | None = None
 
 
@@ -89,6 +93,7 @@ def build_job(settings: JobSettings) -> FedJob:
 
     from flare_app.controller import FCLController
     from flare_app.egress import EgressFilter
+    from flare_app.encryption.filters import DECRYPTED_TASKS, ENCRYPTED_TASKS, WeightDecryptor, WeightEncryptor
     from flare_app.executor import FCLExecutor
     from flare_app.protocol import TaskName
 
@@ -111,6 +116,8 @@ def build_job(settings: JobSettings) -> FedJob:
             pretrained=settings.pretrained,
             checkpoint_dir=settings.checkpoint_dir,
             resume=settings.resume,
+            encryption=settings.encryption,
+            max_update_norm=settings.max_update_norm,
         ),
         id="controller",
     )
@@ -132,8 +139,15 @@ def build_job(settings: JobSettings) -> FedJob:
     )
     # A site's own privacy.json may be stricter; this one names what the job itself needs.
     shown = [] if settings.exchange == "none" else [settings.exchange]
-    egress = EgressFilter({"features": shown})
-    job.to_clients(egress, tasks=list(TaskName.ALL), filter_type=FilterType.TASK_RESULT)
+    encrypted = ENCRYPTED_TASKS if settings.encryption == "he" else ()
+    # FLARE takes one chain of filters for each task.
+    plain = [task for task in TaskName.ALL if task not in encrypted]
+    job.to_clients(EgressFilter({"features": shown}), tasks=plain, filter_type=FilterType.TASK_RESULT)
+    if encrypted:
+        encryptor = WeightEncryptor(settings.max_norm_ratio, settings.max_update_norm)
+        for last in (EgressFilter({"features": shown}), encryptor):
+            job.to_clients(last, tasks=list(encrypted), filter_type=FilterType.TASK_RESULT)
+        job.to_clients(WeightDecryptor(), tasks=list(DECRYPTED_TASKS), filter_type=FilterType.TASK_DATA)
     job.add_file_to_clients(str(Path(__file__).parent / "job_custom"), app_folder_type="custom")
     return job
 
@@ -177,7 +191,7 @@ def export_job(settings: JobSettings, out: Path, self_contained: bool = False, c
 def _order_filter_tasks(config: Path) -> None:
     """FLARE keeps the tasks of a filter as a set, so that each export would write them in another order."""
     content = json.loads(config.read_text())
-    for chain in content["task_result_filters"]:
+    for chain in (*content["task_data_filters"], *content["task_result_filters"]):
         chain["tasks"].sort()
     config.write_text(json.dumps(content, indent=4))
 
@@ -192,6 +206,10 @@ def run_job(settings: JobSettings, sites: int, workspace: Path, log: str = _LOG)
         log: a logging configuration, or one of FLARE's modes. By default the console shows what this app has to say,
             and the log files in the workspace everything.
     """
+    if settings.encryption == "he":
+        from flare_app.provision.encryption import write_contexts
+
+        write_contexts(workspace / "startup")  # which the simulator keeps, and hands to all
     # One thread for each site: with fewer the simulator restarts the sites' processes, and they lose their state.
     return int(build_job(settings).simulator_run(str(workspace), n_clients=sites, threads=sites, log_config=log) or 0)
 
@@ -210,6 +228,7 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
             "task_timeout_s",
             "validate_every",
             "checkpoint_dir",
+            "encryption",
             "bundle_root",
         )
     }
@@ -253,6 +272,9 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--validate-every", type=int, metavar="N", help="rounds between validations (1; 0: never)")
     options.add_argument("--pretrained", metavar="FILE", help="checkpoint to start from, read at the server")
     options.add_argument("--checkpoint-dir", metavar="DIR", help="keep what a later --resume needs")
+    options.add_argument(
+        "--encryption", choices=("none", "he"), help="he: the server averages weights that it cannot read (none)"
+    )
     options.add_argument("--resume", action="store_true", help="go on from the checkpoints in --checkpoint-dir")
     options.add_argument("--bundle-root", metavar="DIR", help="another bundle than the installed one")
     parser = argparse.ArgumentParser(
@@ -284,6 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "export":
         print(export_job(settings, arguments.out, arguments.self_contained, arguments.config_only))
         return 0
+    if settings.encryption == "he" and importlib.util.find_spec("tenseal") is None:
+        parser.error("--encryption he needs the package tenseal: pip install 'fcl[he]', with Python 3.12 or older")
     if arguments.site_settings is not None:
         os.environ[SETTINGS_VARIABLE] = str(arguments.site_settings.resolve())
     if settings.checkpoint_dir is not None:
@@ -292,7 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     workspace = arguments.workspace.resolve()
     code = run_job(settings, arguments.sites, workspace, arguments.log)
     results = Path(settings.checkpoint_dir) / "server" if settings.checkpoint_dir else workspace / RESULTS
-    print(f"global weights and log of rounds: {results}" if code == 0 else f"the job failed (code {code}), see above")
+    kept = "encrypted weights (readable at the sites: global.pt)" if settings.encryption == "he" else "global weights"
+    print(f"{kept} and log of rounds: {results}" if code == 0 else f"the job failed (code {code}), see above")
     return code
 
 

@@ -37,6 +37,8 @@ class Header:
     PEERS = "fcl_peers"
     RESUME_ROUND = "fcl_resume_round"
     VALIDATE = "fcl_validate"
+    ENCRYPTION = "fcl_encryption"
+    KEEP = "fcl_keep"  # "last" or "best": the site shall keep these weights as a model of its own
     REASON = "fcl_reason"
 
 
@@ -63,6 +65,8 @@ def reason_of(reply: Shareable) -> str:
     code = reply.get_return_code()
     if code == ReturnCode.TASK_RESULT_FILTER_ERROR:
         return f"a filter at the site let nothing out ({code}), see the log of that site"
+    if code == ReturnCode.TASK_DATA_FILTER_ERROR:
+        return f"a filter at the site did not take what the server sent ({code}), see the log of that site"
     return str(reply.get_header(Header.REASON) or code)
 
 

@@ -26,6 +26,7 @@ class SiteRecord:
         bytes_features_up: features sent, to all peers together or to the relaying server.
         bytes_features_down: features received.
         features_from: peers whose features arrived.
+        update_norm: L2 norm of the weight difference; None when it is encrypted.
         peak_mib: most memory that the site's process held in this round (MiB; where the system cannot tell, so far).
     """
 
@@ -38,7 +39,7 @@ class SiteRecord:
     bytes_features_up: int = 0
     bytes_features_down: int = 0
     features_from: list[str] = field(default_factory=list)
-    update_norm: float = 0.0
+    update_norm: float | None = 0.0
     peak_mib: float = 0.0
     privacy: dict[str, float] | None = None
 

@@ -6,6 +6,7 @@ Examples:
     python -m flare_app.provision consortium --workspace runs/longer --rounds 40 --resume
     python -m flare_app.provision create --out kits
     python -m flare_app.provision create --out kits --local --sites 2
+    python -m flare_app.provision create --out kits --he
     python -m flare_app.provision adapt hospital-a
     python -m flare_app.provision submit jobs/fcl_pretrain --kit lead@coordinator.example --out results
     python -m flare_app.provision follow 1f6c7a2e-... --kit lead@coordinator.example --out results
@@ -31,7 +32,14 @@ from rich.console import Console
 
 from flare_app.job import JOBS
 from flare_app.provision.consortium import Consortium, run_consortium, watch
-from flare_app.provision.kits import PROJECT_FILE, ProvisionError, make_kits, on_this_machine, read_project
+from flare_app.provision.kits import (
+    PROJECT_FILE,
+    ProvisionError,
+    make_kits,
+    on_this_machine,
+    read_project,
+    with_encryption,
+)
 from flare_app.provision.submission import admin_session, download, resuming, submit
 from flare_app.provision.system import end_leftovers, free_port
 
@@ -56,6 +64,8 @@ def _create(arguments: argparse.Namespace, console: Console) -> int:
         project = on_this_machine(project, arguments.port or free_port(), arguments.sites)
     elif arguments.sites or arguments.port:
         raise ProvisionError("--sites and --port belong to --local; otherwise the project file says it")
+    if arguments.he:
+        project = with_encryption(project)
     kits = make_kits(project, arguments.out)
     console.print(f"kits of {kits.server}, {', '.join(kits.sites)} and their users: {kits.folder}", soft_wrap=True)
     return 0
@@ -133,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--local", action="store_true", help="for this machine: the server binds loopback only")
     create.add_argument("--sites", type=int, metavar="N", help="with --local: the first N hospitals")
     create.add_argument("--port", type=int, metavar="P", help="with --local: of the server (a free one)")
+    create.add_argument("--he", action="store_true", help="with contexts for jobs that encrypt weights (tenseal)")
     create.set_defaults(run=_create)
 
     adapt = commands.add_parser("adapt", help="a kit that was made by `nvflare package` or `nvflare provision` alone")

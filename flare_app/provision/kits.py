@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 PROJECT_FILE = Path(__file__).parent / "project.yml"
+_CONTEXTS = "flare_app.provision.encryption.ContextBuilder"
 LOOPBACK = "localhost"  # a server of this name binds 127.0.0.1 alone
 
 
@@ -94,6 +96,23 @@ def on_this_machine(project: Mapping[str, Any], port: int, sites: int | None = N
             entry.pop("admin_port", None)
         participants.append(entry)
     return {**project, "participants": participants}
+
+
+def with_encryption(project: Mapping[str, Any]) -> dict[str, Any]:
+    """The project with a step that makes contexts for jobs that encrypt weights.
+
+    Raises:
+        ProvisionError: where the package tenseal is missing, or the project has no step that signs them.
+    """
+    if importlib.util.find_spec("tenseal") is None:
+        raise ProvisionError(
+            "kits for encrypted weights need the package tenseal: pip install 'fcl[he]', with Python 3.12 or older"
+        )
+    steps = [step for step in project["builders"] if step["path"] != _CONTEXTS]
+    signing = [index for index, step in enumerate(steps) if step["path"].endswith(".SignatureBuilder")]
+    if not signing:
+        raise ProvisionError("the project has no SignatureBuilder, which must sign the contexts of encryption")
+    return {**project, "builders": [*steps[: signing[0]], {"path": _CONTEXTS}, *steps[signing[0] :]]}
 
 
 def make_kits(project: Mapping[str, Any], out: Path) -> Kits:

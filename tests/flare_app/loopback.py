@@ -20,6 +20,7 @@ from nvflare.private.privacy_manager import Scope
 
 from flare_app.controller import FCLController
 from flare_app.egress import EgressFilter
+from flare_app.encryption.filters import DECRYPTED_TASKS, ENCRYPTED_TASKS, WeightDecryptor, WeightEncryptor
 from flare_app.executor import FCLExecutor
 from flare_app.protocol import Header, TaskName
 
@@ -95,6 +96,8 @@ class Federation:
         gone: sites that FLARE reports as dead when they leave a task unanswered.
         job_policy: settings of the egress filter that the job brings to all sites; None brings none.
         scopes: of some sites' own ``privacy.json``.
+        encrypted: whether the job brings the filters that encrypt weights; the context is that of the process, see
+            ``tests/flare_app/encryption/conftest.py``.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Federation:
         gone: Sequence[str] = (),
         job_policy: Mapping[str, Any] | None = None,
         scopes: Mapping[str, Scope] | None = None,
+        encrypted: bool = False,
     ) -> None:
         self.root, self.sites = root, list(sites)
         self.silent, self.gone = silent or {}, gone
@@ -121,6 +125,7 @@ class Federation:
         base = {"config": ["configs/fake.json"], "data": "toy", "bundle_root": FAKE_BUNDLE, **(executor or {})}
         self.executors: dict[str, FCLExecutor] = {}
         self.job_filters = {site: [EgressFilter(dict(job_policy))] for site in sites if job_policy is not None}
+        self.ciphers = {site: (WeightDecryptor(), WeightEncryptor()) for site in sites if encrypted}
         for site in sites:
             self.executors[site] = FCLExecutor(**{**base, **(per_site or {}).get(site, {})})
             self.executors[site]._peers = LoopbackPeers(self, site)  # type: ignore[assignment]
@@ -146,11 +151,15 @@ class Federation:
         fl_ctx.set_prop(FLContextKey.TASK_NAME, name, private=True, sticky=False)
         fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, self.scopes.get(site), private=True, sticky=False)
         fl_ctx.set_peer_context(FakeEngine(self.root).context(by))
-        # A copy each way: over a wire nothing is shared.
-        reply = self.executors[site].execute(name, copy.deepcopy(data), fl_ctx, Signal())
+        data = copy.deepcopy(data)  # and of the reply: over a wire nothing is shared
+        decryptor, encryptor = self.ciphers.get(site, (None, None))
+        if decryptor is not None and name in DECRYPTED_TASKS:
+            data = decryptor.process(data, fl_ctx)
+        reply = self.executors[site].execute(name, data, fl_ctx, Signal())
         key = f"{name}{FilterKey.DELIMITER}{FilterKey.OUT}"
+        last = [encryptor] if encryptor is not None and name in ENCRYPTED_TASKS else []
         try:  # as FLARE's client runner does
-            filters = {key: self.job_filters.get(site, [])}
+            filters = {key: [*self.job_filters.get(site, []), *last]}
             reply = apply_filters(Scope.TASK_RESULT_FILTERS_NAME, reply, fl_ctx, filters, name, FilterKey.OUT)
         except Exception:
             reply = make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flare_app.checks import Signature, other_run, restarting_sites
+from flare_app.averaging import PlainAveraging
+from flare_app.checks import KEY, Signature, other_run, restarting_sites
 from flare_app.state import RunState
 
 
@@ -62,10 +63,31 @@ def test_signature_is_that_of_most_and_of_the_first_by_name_when_even(hashes: st
     assert Signature.of_most(reports).config_hash == expected
 
 
+def test_site_with_another_encryption_key_does_not_fit() -> None:
+    encrypted = Signature(SIGNATURE.spec, "cc", {"seed": 1, KEY: "k1"})
+    fitting = {**REPORT, "config_hash": "cc", "settings": {"seed": 1, KEY: "k1"}}
+    assert encrypted.misfit(fitting, exchanging=False) is None
+    other = {**REPORT, "config_hash": "dd", "settings": {"seed": 1, KEY: "k2"}}
+    assert "another encryption key than those of the other sites" in str(encrypted.misfit(other, exchanging=False))
+
+
 def test_checkpoint_of_another_run() -> None:
     found = RunState({"w": torch.zeros(2)}, config_hash="aa")
-    assert other_run(found, SIGNATURE) is None
+    assert other_run(found, SIGNATURE, PlainAveraging()) is None
     renamed = Signature({"v": "float32 [2]"}, "aa", {})
-    assert "another architecture: missing v; unknown w" in str(other_run(found, renamed))
+    assert "another architecture: missing v; unknown w" in str(other_run(found, renamed, PlainAveraging()))
     changed = Signature({"w": "float32 [2]"}, "bb", {})
-    assert "another configuration (hash aa, now bb" in str(other_run(found, changed))
+    assert "another configuration (hash aa, now bb" in str(other_run(found, changed, PlainAveraging()))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({KEY: "k1"}, {}, "was made with encryption of weights"),
+        ({}, {KEY: "k1"}, "was made without encryption of weights"),
+        ({KEY: "k1"}, {KEY: "k2"}, "was encrypted with another key"),
+    ],
+)
+def test_checkpoint_of_another_encryption(before: dict[str, str], now: dict[str, str], message: str) -> None:
+    found = RunState({"w": torch.zeros(2)}, config_hash="aa", settings=before)
+    assert message in str(other_run(found, Signature(SIGNATURE.spec, "aa", now), PlainAveraging()))

@@ -9,7 +9,8 @@ import torch
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 
-from flare_app.aggregation import RunningAverage, tensor_spec
+from flare_app.aggregation import tensor_spec
+from flare_app.averaging import PlainRound
 from flare_app.exchange import FEATURES
 from flare_app.intake import introductions, shares, updates, validations
 from flare_app.protocol import with_report, with_tensors
@@ -27,10 +28,10 @@ REPORT = {
 }
 
 
-def _taken(report: dict[str, Any], peer_route: bool = True) -> tuple[str | None, RoundRecord, RunningAverage]:
+def _taken(report: dict[str, Any], peer_route: bool = True) -> tuple[str | None, RoundRecord, PlainRound]:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
-    average = RunningAverage("ab")
-    accept = updates(average, record, tensor_spec(WEIGHTS), 10.0, peer_route)
+    average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
+    accept = updates(average, record, peer_route)
     return accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, report)), record, average
 
 
@@ -68,8 +69,8 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
 )
 def test_nothing_of_a_reply_that_is_rejected_is_kept(change: dict[str, Any], problem: str) -> None:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
-    average = RunningAverage("ab")
-    accept = updates(average, record, tensor_spec(WEIGHTS), 10.0, peer_route=True)
+    average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
+    accept = updates(average, record, peer_route=True)
     try:
         told = str(accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, {**REPORT, **change})))
     except Exception as error:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flare_app import job
-from flare_app.job import JOBS, JobSettings, main
+from flare_app.job import JOBS, JobSettings, build_job, main
+from flare_app.protocol import TaskName
 
 
 def _exported(folder: Path, side: str) -> dict[str, Any]:
@@ -64,6 +66,40 @@ def test_run_asks_for_a_thread_per_site_and_gives_the_exit_code(
     assert asked["settings"].checkpoint_dir == str(tmp_path / "state")
     assert job.os.environ["FCL_SITE_SETTINGS"] == str(tmp_path / "site.json")
     assert "the job failed (code 2)" in capsys.readouterr().out
+
+
+def test_encrypted_job_filters_what_leaves_before_it_encrypts(tmp_path: Path) -> None:
+    options = ["export", "finetune", "--out", str(tmp_path), "--encryption", "he"]
+    assert main(options) == 0
+    config = json.loads((tmp_path / "finetune/app/config/config_fed_client.json").read_text())
+    chains = {
+        task: [entry["path"].rpartition(".")[2] for entry in chain["filters"]]
+        for chain in config["task_result_filters"]
+        for task in chain["tasks"]
+    }
+    encrypted = ["EgressFilter", "WeightEncryptor"]
+    assert chains == {
+        **{task: ["EgressFilter"] for task in TaskName.ALL},
+        TaskName.TRAIN: encrypted,
+        TaskName.INITIAL_WEIGHTS: encrypted,
+    }
+    assert [(chain["tasks"], len(chain["filters"])) for chain in config["task_data_filters"]] == [
+        ([TaskName.SHARE, TaskName.TRAIN, TaskName.VALIDATE], 1)
+    ]
+    limits = next(chain["filters"][1]["args"] for chain in config["task_result_filters"] if len(chain["filters"]) > 1)
+    assert limits == {"max_norm_ratio": 3.0, "max_update_norm": None}
+    assert _exported(tmp_path / "finetune", "server")["encryption"] == "he"
+
+
+@pytest.mark.parametrize("encryption", ["HE", "aes"])
+def test_unknown_encryption_is_explained(encryption: str) -> None:
+    with pytest.raises(ValueError, match="encryption must be one of none, he"):
+        build_job(replace(JOBS["finetune"], encryption=encryption))
+
+
+def test_encrypted_weights_beside_features_in_clear_are_refused() -> None:
+    with pytest.raises(ValueError, match="set route to 'peer'"):
+        build_job(replace(JOBS["fcl_pretrain"], encryption="he", route="relay"))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fcl.networks.weights import read_card, read_weights
 from flare_app.job import JobSettings, export_job
-from flare_app.provision.kits import make_kits, on_this_machine, read_project
+from flare_app.provision.kits import make_kits, on_this_machine, read_project, with_encryption
 from flare_app.provision.submission import Outcome, download, follow, outcome, progress, submit
 from flare_app.provision.system import System, free_port, wait_until
 from flare_app.records import ROUNDS_FILE, read_rounds
@@ -191,6 +191,7 @@ def provisioned(
     env_of: Mapping[str, Mapping[str, str]] | None = None,
     python: Path | None = None,
     start: bool = True,
+    encryption: bool = False,
 ) -> Iterator[Federation]:
     """Kits for the first ``sites`` hospitals of the project (``hospital-a``, ...), started and connected.
 
@@ -201,9 +202,11 @@ def provisioned(
         env_of: variables for some of them; ``{"localhost": {"PYTHONPATH": folder}}`` puts a ``sitecustomize.py`` of a
             test into the server's processes.
         python: interpreter of all processes.
+        encryption: whether the kits hold contexts for jobs that encrypt weights.
         start: False leaves starting to the test, which may change kits first.
     """
-    kits = make_kits(on_this_machine(read_project(), free_port(), sites), workspace / "kits")
+    project = on_this_machine(read_project(), free_port(), sites)
+    kits = make_kits(with_encryption(project) if encryption else project, workspace / "kits")
     with Federation(kits, workspace, {"OMP_NUM_THREADS": "1", **(env or {})}, env_of, python) as federation:
         if start:
             federation.start()

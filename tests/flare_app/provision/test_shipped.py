@@ -10,6 +10,7 @@ import pytest
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from flare_app.averaging import ENCRYPTIONS
 from flare_app.job import JOBS, build_job, export_job
 from flare_app.protocol import TaskName, reason_of
 from flare_app.provision import shipped
@@ -122,11 +123,15 @@ def _paths(folder: Path) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("encryption", ENCRYPTIONS)
 @pytest.mark.parametrize("name", JOBS)
-def test_config_only_jobs_have_no_folder_for_code_and_name_only_listed_classes(name: str, tmp_path: Path) -> None:
+def test_config_only_jobs_have_no_folder_for_code_and_name_only_listed_classes(
+    name: str, encryption: str, tmp_path: Path
+) -> None:
     from dataclasses import replace
 
-    folder = export_job(replace(JOBS[name], checkpoint_dir="kept"), tmp_path, config_only=True)
+    settings = replace(JOBS[name], checkpoint_dir="kept", encryption=encryption)
+    folder = export_job(settings, tmp_path, config_only=True)
     assert not (folder / "app/custom").exists()
     own = {path for path in _paths(folder) if path.startswith("flare_app.")}
     assert own <= set(OWN_CLASSES)
