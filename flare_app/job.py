@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 # A site asks for its next task this often (s); FLARE's 2 s would pace the short rounds of a simulation.
 _TASK_REQUEST_INTERVAL = 0.2
 
+# Tensors travel inside their message. FLARE would have the receiver fetch them afterwards, piece by piece, and wait for
+# minutes, whatever the task's own timeout, when the sender has vanished in between.
+_INLINE = {"tensor_download_chunk_size": 0}
+
 _LOG = str(Path(__file__).parent / "log_config.json")
 
 RESULTS = Path("server/simulate_job/fcl")  # within a workspace of the simulator
@@ -125,7 +129,8 @@ def build_job(settings: JobSettings) -> FedJob:
         from flare_app.provision.results import ResultCopy
 
         job.to_server(ResultCopy(settings.checkpoint_dir), id="results")
-    job.to_server({"server": {"task_request_interval": _TASK_REQUEST_INTERVAL}})
+    job.to_server({"server": {"task_request_interval": _TASK_REQUEST_INTERVAL}, **_INLINE})
+    job.to_clients(_INLINE)
     job.to_clients(
         FCLExecutor(
             config=list(settings.config),

@@ -110,10 +110,10 @@ def test_job_of_a_killed_server_resumes_to_the_same_bits(
 ) -> None:
     job = replace(pretrain, checkpoint_dir="state/server-killed")
     began = federation.begin(job)
-    federation.wait_rounds(began, 1, timeout_s=500)
+    federation.wait_rounds(began, 2, timeout_s=500)  # a round is logged before it is saved: the first one is
     federation.restart(federation.server)
     federation.wait_idle(timeout_s=300)
-    assert federation.look(began).card()["round"] in (1, 2)
+    assert federation.look(began).card()["round"] in (1, 2, 3)
     resumed = federation.run(replace(job, resume=True))
     assert resumed.completed, resumed.explain()
     _assert_same_bits(resumed, whole)
