@@ -51,6 +51,7 @@ class System:
         self.kits = kits
         self.workspace = workspace
         self.processes = Processes()
+        self._log_before: dict[str, int] = {}
         self._env = dict(env or {})
         self.env_of: dict[str, dict[str, str]] = {name: dict(values) for name, values in (env_of or {}).items()}
         self._python = python or Path(sys.executable)
@@ -86,6 +87,7 @@ class System:
     def start(self, name: str | None = None) -> None:
         """Start the server or a site, by default all of them; ready when :meth:`wait_ready` returns."""
         for each in self.names if name is None else [name]:
+            self._log_before[each] = len(self.log(each))
             self.processes.start(each, *self._command(each), self._environment(each))
         self._note()
 
@@ -151,7 +153,8 @@ class System:
                 raise ProvisionError(f"ended at start: {', '.join(ended)}\n{tails}")
             try:
                 with self.session(timeout_s=5.0) as session:
-                    missing.difference_update(client.name for client in session.get_connected_client_list())
+                    connected = {client.name for client in session.get_connected_client_list()}
+                    missing.difference_update(name for name in connected if self._registered(name))
             except Exception:  # FLARE raises whatever happened while the server comes up
                 return False
             return not missing
@@ -161,6 +164,11 @@ class System:
                 f"these have not connected: {', '.join(sorted(missing))}" if missing else "the server gives no answer"
             )
             raise ProvisionError(f"after {timeout_s:.0f} s {problem}\n{tail(self.log_file(self.kits.server))}")
+
+    def _registered(self, site: str) -> bool:
+        """Whether the site says so since its last start: the server still lists who was here before it (a preflight
+        check, an earlier process), and a job submitted now would go without the site."""
+        return f"Successfully registered client:{site} " in self.log(site)[self._log_before.get(site, 0) :]
 
     # -- administration ------------------------------------------------------------------------------------------------
 
