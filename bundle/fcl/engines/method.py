@@ -5,6 +5,7 @@ Letters: B batch, D feature length.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -53,7 +54,7 @@ class Step:
         return self.run(self.momentum_network, image)
 
 
-class Method:
+class Method(ABC):
     """Base of the methods; one without state needs :meth:`__call__` only.
 
     Attributes:
@@ -64,21 +65,21 @@ class Method:
     needs_momentum_network: ClassVar[bool] = False
     network_methods: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
     def __call__(self, step: Step) -> Terms:
         """The ``loss``, with its graph, and any number of detached scalars to log.
 
         A loss without a graph trains nothing.
         """
-        raise NotImplementedError
 
-    def begin_round(self) -> None:
+    def begin_round(self) -> None:  # noqa: B027 (most methods have nothing to do here)
         """Training in a round of a federation begins, with other weights than the last step left."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the method keeps from step to step (tensors and plain Python only)."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 (nor to restore)
         """Restore :meth:`state_dict`, so that training continues bit for bit."""
 
 
