@@ -46,28 +46,11 @@ class ViewContrast(Method):
         return {**logged(terms), **feature_monitors(features_VBD[0], features_VBD[1])}
 
 
-class QueueContrast(Method):
-    """View 1 against the momentum network's view 2 and a queue of such features (He et al., "MoCo", CVPR 2020).
+class _Queued(Method):
+    """A method that keeps features of the last batches."""
 
-    Args:
-        loss_function: :class:`fcl.losses.QueueContrastLoss`.
-        queue_length: features of the last batches to keep; those of a query's own slice are no negatives.
-    """
-
-    needs_momentum_network = True
-
-    def __init__(self, loss_function: nn.Module, queue_length: int = 1024) -> None:
-        self.loss_function = loss_function
-        self.queue = FeatureQueue(queue_length)
-
-    def __call__(self, step: Step) -> Terms:
-        view1, view2 = step.augment(step.image), step.augment(step.image)
-        q_BD = step.run(step.network, view1)
-        k_BD = step.run_target(view2)
-        queue_LD, row_L = self.queue.content(k_BD)
-        terms = self.loss_function(q_BD, k_BD, queue_LD, step.row[:, None] != row_L)
-        self.queue.push(k_BD, step.row)
-        return {**logged(terms), **feature_monitors(k_BD, q_BD)}
+    def __init__(self, length: int) -> None:
+        self.queue = FeatureQueue(length)
 
     def begin_round(self) -> None:
         # Its features were made by a network of before the average.
@@ -78,6 +61,30 @@ class QueueContrast(Method):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.queue.load_state_dict(state["queue"])
+
+
+class QueueContrast(_Queued):
+    """View 1 against the momentum network's view 2 and a queue of such features (He et al., "MoCo", CVPR 2020).
+
+    Args:
+        loss_function: :class:`fcl.losses.QueueContrastLoss`.
+        queue_length: features of the last batches to keep; those of a query's own slice are no negatives.
+    """
+
+    needs_momentum_network = True
+
+    def __init__(self, loss_function: nn.Module, queue_length: int = 1024) -> None:
+        super().__init__(queue_length)
+        self.loss_function = loss_function
+
+    def __call__(self, step: Step) -> Terms:
+        view1, view2 = step.augment(step.image), step.augment(step.image)
+        q_BD = step.run(step.network, view1)
+        k_BD = step.run_target(view2)
+        queue_LD, row_L = self.queue.content(k_BD)
+        terms = self.loss_function(q_BD, k_BD, queue_LD, step.row[:, None] != row_L)
+        self.queue.push(k_BD, step.row)
+        return {**logged(terms), **feature_monitors(k_BD, q_BD)}
 
 
 class Prediction(Method):
@@ -106,7 +113,7 @@ class Prediction(Method):
         return {**terms, **feature_monitors(targets[0], targets[1])}
 
 
-class SwappedAssignment(Method):
+class SwappedAssignment(_Queued):
     """Each view predicts which prototypes the other is assigned to (Caron et al., "SwAV", NeurIPS 2020).
 
     The prototypes are part of the network, so that sites average them as any weight. Two views of full size; the
@@ -120,8 +127,8 @@ class SwappedAssignment(Method):
     network_methods = ("scores",)
 
     def __init__(self, loss_function: nn.Module, queue_length: int = 256) -> None:
+        super().__init__(queue_length)
         self.loss_function = loss_function
-        self.queue = FeatureQueue(queue_length)
 
     def __call__(self, step: Step) -> Terms:
         network: Any = step.network
@@ -133,16 +140,6 @@ class SwappedAssignment(Method):
         terms = self.loss_function(network.scores(first_BD), network.scores(second_BD), queued_LP)
         self.queue.push(first_BD, step.row)
         return {**logged(terms), **feature_monitors(first_BD.detach(), second_BD.detach())}
-
-    def begin_round(self) -> None:
-        # Its features were made by a network of before the average.
-        self.queue.clear()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"queue": self.queue.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.queue.load_state_dict(state["queue"])
 
 
 class RegionContrast(Method):

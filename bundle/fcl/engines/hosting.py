@@ -40,15 +40,6 @@ class HostedTraining(Generic[M]):
         measured = self.monitor.measure()
         return {**measured, "count": float(self.monitor.volumes)} if measured else {}
 
-    def place(self, round_number: int, total_rounds: int) -> None:
-        """Set the trainer to the beginning of a round."""
-        steps = len(self.loader)
-        self.schedule.total_steps = total_rounds * steps
-        state = self.trainer.state
-        state.epoch, state.epoch_length, state.max_epochs = round_number, steps, round_number + 1
-        state.iteration = round_number * steps
-        state.metrics.clear()
-
     def run(self, should_stop: Callable[[], bool]) -> dict[str, float]:
         """Train the round; gives its metrics."""
         self._should_stop = should_stop

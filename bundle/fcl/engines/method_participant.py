@@ -85,7 +85,7 @@ class MethodParticipant(HostedTraining[Method]):
         kept = {} if self.federated is None else federated_weights(trainer.network, self.norm_stats)
         kept = {name: value for name, value in kept.items() if name not in own}
         load_federated_weights(trainer.network, {**kept, **weights}, self.norm_stats)
-        self.place(round_number, total_rounds)
+        self.schedule.begin_round(self.trainer, round_number, total_rounds, len(self.loader))
 
     def publish(self, kind: FeatureKind) -> FeatureSet:
         self._refuse_features()

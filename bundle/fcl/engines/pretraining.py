@@ -93,7 +93,7 @@ class PretrainParticipant(HostedTraining[FCL]):
         trainer.method.refresh_bank(self.bank_batches, trainer)
         self._features_are_fresh = True
         trainer.method.bank.expire(round_number)
-        self.place(round_number, total_rounds)
+        self.schedule.begin_round(self.trainer, round_number, total_rounds, len(self.loader))
 
     def publish(self, kind: FeatureKind) -> FeatureSet:
         if not self._features_are_fresh:

@@ -49,6 +49,14 @@ class WarmupCosine:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_STARTED, self)
 
+    def begin_round(self, engine: Engine, round_number: int, total_rounds: int, steps: int) -> None:
+        """Set ``engine`` to the beginning of a round of ``steps`` steps, one epoch, of a federation's training."""
+        self.total_steps = total_rounds * steps
+        state = engine.state
+        state.epoch, state.epoch_length, state.max_epochs = round_number, steps, round_number + 1
+        state.iteration = round_number * steps
+        state.metrics.clear()
+
     def __call__(self, engine: Engine) -> None:
         total = self.total_steps or (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
         # ignite counts the step that starts as done: the first step is step 1 of total, at a rate above zero.

@@ -86,12 +86,7 @@ class SegmentationParticipant:
         load_federated_weights(self.trainer.network, weights, self.norm_stats)
         if not self.keep_optimizer:
             self.trainer.optimizer.state.clear()
-        steps = len(self.loader)
-        self.schedule.total_steps = total_rounds * steps
-        state = self.trainer.state
-        state.epoch, state.epoch_length, state.max_epochs = round_number, steps, round_number + 1
-        state.iteration = round_number * steps
-        state.metrics.clear()
+        self.schedule.begin_round(self.trainer, round_number, total_rounds, len(self.loader))
 
     def publish(self, kind: FeatureKind) -> FeatureSet:
         self._refuse_features()
