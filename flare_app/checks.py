@@ -84,6 +84,14 @@ class Signature:
         return None
 
 
+def introduced(report: Mapping[str, Any]) -> str:
+    """What a site tells of itself, as one line for the log."""
+    shown = dict(report["description"])
+    if report["resumed_round"]:
+        shown["resumed after round"] = report["resumed_round"]
+    return ", ".join(f"{name} {value}" for name, value in sorted(shown.items()))
+
+
 def other_run(found: RunState, signature: Signature, averaging: Averaging) -> str | None:
     """Why a checkpoint is not of this job; None when it is."""
     if (KEY in found.settings) != (KEY in signature.settings):

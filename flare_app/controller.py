@@ -18,11 +18,11 @@ from torch import Tensor
 from flare_app.aggregation import weighted_mean
 from flare_app.asking import AskingController, JobFailed, Payloads, Reasons, listed
 from flare_app.averaging import averaging_for
-from flare_app.checks import Signature, other_run, restarting_sites
+from flare_app.checks import Signature, introduced, other_run, restarting_sites
 from flare_app.exchange import Exchange, rows_in
 from flare_app.intake import introductions, shares, updates, validations
 from flare_app.protocol import Header, TaskName, report_of, tensor_bytes, tensors_of, with_report, with_tensors
-from flare_app.records import RoundLog, RoundRecord, SiteRecord, summary
+from flare_app.records import RoundLog, RoundRecord, SiteRecord, mean_validation, summary
 from flare_app.roster import Roster
 from flare_app.state import BEST, LAST, PREVIOUS, RunState
 from flare_app.storage import StorageError, storing
@@ -251,7 +251,7 @@ class FCLController(AskingController):
             else:
                 self._known.add(site)
                 self._roster.admit(site)
-                self.info(f"{site}: {_in_words(reports[site])}")
+                self.info(f"{site}: {introduced(reports[site])}")
         return refused
 
     def _initial_weights(self) -> dict[str, Tensor]:
@@ -311,7 +311,7 @@ class FCLController(AskingController):
         record.count = average.count
         accepted = {site: record.sites[site] for site in record.accepted}
         record.metrics = weighted_mean({site: (entry.count, entry.metrics) for site, entry in accepted.items()})
-        record.validation = _mean_validation(accepted)
+        record.validation = mean_validation(accepted)
         self._keep_best(record.validation)  # before the weights that were validated are replaced
         self._state.weights = average.weights()
         self._state.round = number + 1
@@ -327,7 +327,7 @@ class FCLController(AskingController):
         accept = validations(record.sites)
         record.accepted, record.rejected = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
         self.require_quorum("final validation", record.accepted, record.rejected)
-        record.validation = _mean_validation(record.sites)
+        record.validation = mean_validation(record.sites)
         self._keep_best(record.validation)
         self._state.save(self._folder)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(record.validation.items()))
@@ -388,20 +388,3 @@ class FCLController(AskingController):
         if not self._state.best or value > self._state.best["value"]:
             self._state.best = {"round": self._state.round, "value": value}
             self._state.save_best(self._folder)
-
-
-def _mean_validation(entries: Mapping[str, SiteRecord]) -> dict[str, float]:
-    """Mean over the sites, weighted by the ``count`` (volumes) that each gives along."""
-    return weighted_mean(
-        {
-            site: (entry.validation.get("count", 1.0), {k: v for k, v in entry.validation.items() if k != "count"})
-            for site, entry in entries.items()
-        }
-    )
-
-
-def _in_words(report: Mapping[str, Any]) -> str:
-    shown = dict(report["description"])
-    if report["resumed_round"]:
-        shown["resumed after round"] = report["resumed_round"]
-    return ", ".join(f"{name} {value}" for name, value in sorted(shown.items()))

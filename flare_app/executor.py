@@ -38,10 +38,9 @@ from flare_app.protocol import (
     tensors_of,
     with_report,
     with_tensors,
-    without_paths,
 )
-from flare_app.site import SiteSettings, read_settings, site_seed
-from flare_app.state import SiteState, SiteStates, random_state, seed_everything, set_random_state
+from flare_app.site import HostedJob
+from flare_app.state import SiteState, SiteStates, random_state, set_random_state
 from flare_app.storage import StorageError
 
 
@@ -271,47 +270,15 @@ class FCLExecutor(Executor):
         return self._participant
 
     def _open(self, fl_ctx: FLContext, threads: int | None) -> None:
-        from flare_app.workflow import (  # brings MONAI along, which takes seconds
-            brought_code,
-            bundle_folder,
-            config_files,
-            config_hash,
-            open_workflow,
-        )
+        from flare_app.hosting import host  # brings MONAI along, which takes seconds
 
-        workspace, job_id = fl_ctx.get_engine().get_workspace(), fl_ctx.get_job_id()
-        settings: SiteSettings = read_settings(self._site, workspace.get_site_config_dir())
-        self._withholds_features = "features" in settings.withhold
-        threads = settings.threads or threads
-        if threads is not None:
-            torch.set_num_threads(threads)
-        root = bundle_folder(self.bundle_root)
-        brought = brought_code(self.config, self.data, self.overrides or {}, root)
-        if brought and not Path(workspace.get_app_custom_dir(job_id)).is_dir():
-            raise SiteError(f"a job without the right to bring code holds some: {', '.join(brought)}")
-        files = config_files(root, self.config, settings.data or self.data)
-        seed = site_seed(self.seed, self._site)
-        seed_everything(seed)
-        self._models = Path(workspace.get_run_dir(job_id)) / "fcl"
-        overrides = {
-            "seed": seed,
-            "site": self._site,
-            "output_dir": str(self._models),
-            **(self.overrides or {}),
-            **settings.overrides(shows_features=self._exchange.active),
-        }
-        self._configuration = {
-            "config_hash": config_hash(root, self.config, {**(self.overrides or {}), **self._key}, self.seed),
-            "settings": without_paths(
-                {"config": self.config, "overrides": self.overrides or {}, "seed": self.seed, **self._key}
-            ),
-        }
-        if self.checkpoint_dir is not None:
-            folder = Path(self.checkpoint_dir)
-            folder = folder / self._site if folder.is_absolute() else Path(workspace.get_root_dir()) / folder
-            self._states, self._models = SiteStates(folder), folder
-        self.logger.info(f"{self._site}: opening {', '.join(file.name for file in files)} with seed {seed}")
-        self._workflow, self._participant = open_workflow(root, files, overrides)
+        asked = HostedJob(
+            self.config, self.data, self.overrides or {}, self.seed, self.bundle_root, self.checkpoint_dir
+        )
+        hosted = host(asked, fl_ctx, self._key, self._exchange.active, threads)
+        self._withholds_features = "features" in hosted.settings.withhold
+        self._workflow, self._participant = hosted.workflow, hosted.participant
+        self._configuration, self._models, self._states = hosted.configuration, hosted.models, hosted.states
 
     def _load_pretrained(self, participant: Participant, weights: dict[str, Tensor]) -> None:
         load = getattr(participant, "load_pretrained", None)

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcl.commandline import key_value
 from flare_app.site import SETTINGS_VARIABLE
 
 if TYPE_CHECKING:
@@ -250,16 +251,6 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
     )
 
 
-def _key_value(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
 def _parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("job", choices=sorted(JOBS))
@@ -269,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--method", metavar="NAME", help="overlay in the bundle's configs/methods")
     options.add_argument("--data", metavar="NAME", help="overlay in the bundle's configs/data (phantom)")
     options.add_argument(
-        "--set", type=_key_value, action="append", default=[], metavar="KEY=VALUE", help="config key, set at all sites"
+        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="config key, set at all sites"
     )
     options.add_argument("--seed", type=int, metavar="N")
     options.add_argument("--min-sites", type=int, metavar="N", help="fewer accepted results in a round end the job (2)")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flare_app.aggregation import weighted_mean
 from flare_app.storage import replacing, storing
 
 ROUNDS_FILE = "rounds.jsonl"
@@ -107,6 +109,16 @@ def read_rounds(file: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return records
+
+
+def mean_validation(entries: Mapping[str, SiteRecord]) -> dict[str, float]:
+    """Mean over the sites, weighted by the ``count`` (volumes) that each gives along."""
+    return weighted_mean(
+        {
+            site: (entry.validation.get("count", 1.0), {k: v for k, v in entry.validation.items() if k != "count"})
+            for site, entry in entries.items()
+        }
+    )
 
 
 def summary(record: RoundRecord, total_rounds: int, sites: int, seconds_left: float) -> str:

@@ -25,6 +25,18 @@ _PRIVACY_COUNTS = ("rows_per_patient", "min_volumes")
 
 
 @dataclass(frozen=True)
+class HostedJob:
+    """What a job says of the bundle that each site hosts; see :class:`flare_app.executor.FCLExecutor`."""
+
+    config: Sequence[str]
+    data: str | None
+    overrides: Mapping[str, Any]
+    seed: int
+    bundle_root: str | None
+    checkpoint_dir: str | None
+
+
+@dataclass(frozen=True)
 class SiteSettings:
     """All optional; what is not set follows the job, then the bundle.
 

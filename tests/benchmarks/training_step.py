@@ -36,8 +36,8 @@ from monai.transforms import (
     RandScaleIntensityd,
 )
 
+from fcl.commandline import key_value
 from fcl.data.phantom import generate
-from flare_app.job import _key_value
 from flare_app.workflow import bundle_folder, config_files, open_workflow
 
 SIZE = {"spatial_size": [96, 96], "pixdim": [2.0, 2.0], "batch_size": 32}
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8, help="of an epoch (8)")
     parser.add_argument("--repeats", type=int, default=3, help="of every timing (3)")
-    parser.add_argument("--set", type=_key_value, action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", type=key_value, action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(os.cpu_count() or 1)

@@ -32,16 +32,6 @@ from flare_app.provision.submission import Outcome, download, follow, outcome, p
 from flare_app.provision.system import System, free_port, wait_until
 from flare_app.records import ROUNDS_FILE, read_rounds
 
-FAKE = JobSettings(
-    "fake",
-    ("configs/fake.json",),
-    data="toy",
-    exchange="features",
-    rounds=2,
-    best_metric="mean_dice",
-    bundle_root=str(Path(__file__).parents[1] / "flare_app" / "fake_bundle"),
-)
-
 
 @dataclass(frozen=True)
 class Job:

@@ -10,24 +10,12 @@ import pytest
 import torch
 
 from fcl.data.phantom import generate
-from flare_app.job import JOBS
+from tests.integration.jobs import PRETRAIN
 from tests.integration.simulator import Workspace, run_job
 
 # Made by this test's own run; other CPUs and thread counts move the last digits of a sum, hence the tolerance.
 GOLDEN = json.loads((Path(__file__).parent / "golden_pretraining.json").read_text())
 SITES = ["site-1", "site-2"]
-JOB = replace(
-    JOBS["fcl_pretrain"],
-    rounds=2,
-    overrides={
-        "channels": [8, 16, 32],
-        "spatial_size": [48, 48],
-        "pixdim": [4.0, 4.0],
-        "batch_size": 8,
-        "steps_per_epoch": 4,
-        "fold": 0,
-    },
-)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +31,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def runs(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workspace]:
     folder = tmp_path_factory.mktemp("runs")
     return {
-        exchange: run_job(replace(JOB, exchange=exchange), folder / exchange, env=environment)
+        exchange: run_job(replace(PRETRAIN, exchange=exchange), folder / exchange, env=environment)
         for exchange in ("features", "none")
     }
 

@@ -11,7 +11,8 @@ import pytest
 
 import flare_app.provision
 from flare_app.egress.manifest import read_manifest
-from tests.integration.provisioned import FAKE, Federation, Result, provisioned
+from tests.integration.jobs import FAKE
+from tests.integration.provisioned import Federation, Result, provisioned
 
 pytestmark = pytest.mark.slow
 A, B = "hospital-a", "hospital-b"

@@ -11,7 +11,8 @@ import torch
 
 from fcl.networks.weights import read_weights
 from flare_app.encryption.context import SERVER_CONTEXT, SITE_CONTEXT, is_encrypted
-from tests.integration.provisioned import FAKE, Federation, Result, provisioned
+from tests.integration.jobs import FAKE
+from tests.integration.provisioned import Federation, Result, provisioned
 
 pytest.importorskip("tenseal", reason="tenseal is not installed: pip install 'fcl[he]'")
 

@@ -12,27 +12,15 @@ import pytest
 import torch
 
 from fcl.data.phantom import generate
-from flare_app.job import JOBS, JobSettings, export_job
+from flare_app.job import JobSettings, export_job
 from flare_app.provision.builder import adapt_kit
 from flare_app.provision.system import wait_until
-from tests.integration.provisioned import FAKE, Federation, Result, provisioned
+from tests.integration.jobs import FAKE, PRETRAIN
+from tests.integration.provisioned import Federation, Result, provisioned
 
 pytestmark = pytest.mark.slow
 A, B, C = "hospital-a", "hospital-b", "hospital-c"
 DEAD_AFTER_S = 30
-# The real method, small: momentum encoder, optimizer, feature bank and random augmentations cross the rounds.
-PRETRAIN = replace(
-    JOBS["fcl_pretrain"],
-    rounds=4,
-    overrides={
-        "channels": [8, 16, 32],
-        "spatial_size": [48, 48],
-        "pixdim": [4.0, 4.0],
-        "batch_size": 8,
-        "steps_per_epoch": 4,
-        "fold": 0,
-    },
-)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +37,7 @@ def pretrain(tmp_path_factory: pytest.TempPathFactory) -> JobSettings:
     split["sites"] = dict(zip((A, B, C), split["sites"].values(), strict=True))
     (data / "split.json").write_text(json.dumps(split))
     where = {"dataset_dir": str(data), "split_file": str(data / "split.json")}
-    return replace(PRETRAIN, overrides={**PRETRAIN.overrides, **where})
+    return replace(PRETRAIN, rounds=4, overrides={**PRETRAIN.overrides, **where})
 
 
 @pytest.fixture(scope="module")

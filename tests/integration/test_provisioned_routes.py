@@ -24,7 +24,8 @@ from flare_app.provision.kits import PROJECT_FILE, Kits
 from flare_app.provision.processes import Processes
 from flare_app.provision.shipped import running_code
 from flare_app.provision.system import RUNNING_FILE, System, free_port, wait_until
-from tests.integration.provisioned import FAKE, Federation, clean_python, provisioned
+from tests.integration.jobs import FAKE
+from tests.integration.provisioned import Federation, clean_python, provisioned
 
 pytestmark = pytest.mark.slow
 A, B = "hospital-a", "hospital-b"

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.integration.provisioned import FAKE, Federation, Result, provisioned
+from tests.integration.jobs import FAKE
+from tests.integration.provisioned import Federation, Result, provisioned
 
 pytestmark = pytest.mark.slow
 A, B = "hospital-a", "hospital-b"

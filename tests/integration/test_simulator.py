@@ -11,18 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from flare_app.job import RESULTS, JobSettings
+from flare_app.job import RESULTS
+from tests.integration.jobs import FAKE
 from tests.integration.simulator import Workspace, run_job
 
-FAKE = JobSettings(
-    "fake",
-    ("configs/fake.json",),
-    data="toy",
-    exchange="features",
-    rounds=2,
-    best_metric="mean_dice",
-    bundle_root=str(Path(__file__).parents[1] / "flare_app" / "fake_bundle"),
-)
 SITES = ["site-1", "site-2"]
 WEIGHT_BYTES = 4 * (8 * 8 + 8)
 FEATURE_BYTES = 16 * (8 * 2 + 2)  # half precision rows, int16 partitions

@@ -1,4 +1,7 @@
-"""Batches of slices out of the slice cache. Letters: B batch, N slices of the dataset, V its volumes."""
+"""Batches of slices, or of slabs of neighbouring slices, out of the slice cache.
+
+Letters: B batch, N slices of the dataset, V its volumes.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,10 @@ class SliceDataset:
     - ``volume``: (B,) int64 index into :attr:`volume_infos`,
     - ``partition``: (B,) int64 and ``position``: (B,) float32 as in the cache.
 
+    With ``slab_depth``, image and label are (B, 1, H, W, slab_depth): the slice of that row in the middle, its
+    neighbours of the same volume around it, in their order along the last axis. Beyond the ends of the volume its first
+    or last slice is repeated, in the label too. All else is the middle slice's: a dataset still has a row per slice.
+
     Attributes:
         volume_infos: the V volumes of this dataset, in the cache's order.
         volume, partition, position: the same three for all N rows at once, as tensors.
@@ -31,13 +38,26 @@ class SliceDataset:
         cache: the site's cache.
         volumes: names of the volumes to take; ``None`` for all.
         labelled_only: leave volumes without label out, as supervised training must.
+        slab_depth: slices of a slab; ``None`` for single slices without that axis.
 
     Raises:
-        ValueError: a name that the cache does not hold, or nothing left to take.
+        ValueError: a name that the cache does not hold, nothing left to take, or slabs without a slice in the middle.
     """
 
-    def __init__(self, cache: SliceCache, volumes: Collection[str] | None = None, labelled_only: bool = False) -> None:
+    def __init__(
+        self,
+        cache: SliceCache,
+        volumes: Collection[str] | None = None,
+        labelled_only: bool = False,
+        slab_depth: int | None = None,
+    ) -> None:
+        if slab_depth is not None and (slab_depth < 1 or slab_depth % 2 == 0):
+            raise ValueError(
+                "slab_depth must be an odd number of slices, so that one lies in the middle, whose partition and "
+                f"position are the slab's; or null for single slices. Got {slab_depth!r}"
+            )
         self.cache = cache
+        self.slab_depth = slab_depth
         wanted = {info.volume for info in cache.volumes} if volumes is None else set(volumes)
         if unknown := sorted(wanted - {info.volume for info in cache.volumes}):
             what = f"{cache.folder} lacks {len(unknown)} volumes: {unknown[:5]}"
@@ -62,19 +82,35 @@ class SliceDataset:
         row = torch.as_tensor(rows, dtype=torch.int64)
         if row.ndim != 1:
             raise TypeError(f"a SliceDataset is indexed by a sequence of rows, got {rows!r}")
-        # The map is read in ascending order, pages once and forwards, and the batch put in order afterwards.
-        ascending, place = torch.unique(row, return_inverse=True)
-        cache_rows = self._cache_rows[ascending.numpy()]
+        # The map is read in ascending order, each slice once, and the batch put in order afterwards.
+        cache_rows, place = np.unique(self._neighbours(self._cache_rows[row.numpy()]), return_inverse=True)
         batch = {
-            "image": _gather(self.cache.images, cache_rows)[place].float(),
+            "image": self._gather(self.cache.images, cache_rows, place, torch.float32),
             "row": row,
             "volume": self.volume[row],
             "partition": self.partition[row],
             "position": self.position[row],
         }
         if self._labelled and self.cache.labels is not None:
-            batch["label"] = _gather(self.cache.labels, cache_rows)[place].long()
+            batch["label"] = self._gather(self.cache.labels, cache_rows, place, torch.int64)
         return batch
+
+    def _neighbours(self, cache_rows: np.ndarray) -> np.ndarray:
+        """(B, slices of a sample) rows of the cache."""
+        if self.slab_depth is None:
+            return cache_rows[:, None]
+        # A volume's slices are one run of the cache, whose volume indices ascend.
+        volume = self.cache.volume[cache_rows]
+        first, last = (np.searchsorted(self.cache.volume, volume, side) for side in ("left", "right"))
+        around = np.arange(self.slab_depth) - self.slab_depth // 2
+        return np.clip(cache_rows[:, None] + around, first[:, None], last[:, None] - 1)
+
+    def _gather(self, mapped: np.memmap, cache_rows: np.ndarray, place: np.ndarray, dtype: torch.dtype) -> Tensor:
+        """(B, 1, H, W), or (B, 1, H, W, slab_depth); ``place`` (B, slices of a sample) points into ``cache_rows``."""
+        slices = torch.from_numpy(np.asarray(mapped)[cache_rows])
+        samples = slices[torch.from_numpy(place)].movedim(1, -1)
+        samples = samples.squeeze(-1) if self.slab_depth is None else samples
+        return samples.to(dtype, memory_format=torch.contiguous_format)
 
 
 class SliceLoader:
@@ -157,7 +193,3 @@ class SliceLoader:
             self._order = (number, rows)
         start = place * self.batch_size
         return self._order[1][start : start + self.batch_size]
-
-
-def _gather(mapped: np.memmap, rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.asarray(mapped)[rows])

@@ -38,7 +38,7 @@ class Holes:
         self.side = (low, high)
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        batch, _, height, width = image.shape
+        batch, height, width = _sides(image)
         drawn = torch.rand(4, batch, self.count, 1, generator=generator, device=image.device)
         low, high = self.side
         inside = []
@@ -70,7 +70,7 @@ class Swaps:
         self.side = side
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        batch, _, height, width = image.shape
+        batch, height, width = _sides(image)
         if min(height, width) < self.side:
             raise ValueError(f"patches of {self.side} do not fit into images of {height} x {width}.")
         swapped = image.clone()
@@ -113,7 +113,7 @@ class HiddenPatches:
         self.share = share
 
     def __call__(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        batch, _, height, width = image.shape
+        batch, height, width = _sides(image)
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"images of {height} x {width} are no multiples of the patch size {self.patch_size}.")
         grid = (height // self.patch_size, width // self.patch_size)
@@ -123,3 +123,13 @@ class HiddenPatches:
         where = (order < hidden).view(batch, 1, *grid)
         where = where.repeat_interleave(self.patch_size, dim=2).repeat_interleave(self.patch_size, dim=3)
         return image.masked_fill(where, 0.0), where
+
+
+def _sides(image: Tensor) -> tuple[int, int, int]:
+    """B, H and W."""
+    if image.ndim != 4:
+        raise ValueError(
+            f"slices (B, C, H, W) can be corrupted, got shape {tuple(image.shape)}: set spatial_dims to 2 and "
+            "slab_depth to null"
+        )
+    return image.shape[0], image.shape[2], image.shape[3]

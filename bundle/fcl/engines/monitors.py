@@ -61,8 +61,9 @@ class PartitionKNN:
             logged.
         neighbours: k of the vote.
         interval: epochs between two measurements; 0 measures only when called.
-        batch_size: slices a forward pass.
+        batch_size: slices (or slabs) a forward pass.
         device: where the network lives.
+        slab_depth: as the network was trained, see :class:`fcl.data.SliceDataset`.
     """
 
     def __init__(
@@ -75,14 +76,14 @@ class PartitionKNN:
         interval: int = 1,
         batch_size: int = 128,
         device: torch.device | str = "cpu",
+        slab_depth: int | None = None,
     ) -> None:
+        def in_order(volumes: Collection[str]) -> SliceLoader:
+            return SliceLoader(SliceDataset(cache, volumes, slab_depth=slab_depth), batch_size, shuffle=False)
+
         self.network = network
-        self.stored = SliceLoader(SliceDataset(cache, train_volumes), batch_size, shuffle=False)
-        self.queries = (
-            SliceLoader(SliceDataset(cache, validation_volumes), batch_size, shuffle=False)
-            if validation_volumes
-            else None
-        )
+        self.stored = in_order(train_volumes)
+        self.queries = in_order(validation_volumes) if validation_volumes else None
         self.neighbours = neighbours
         self.interval = interval
         self.device = device

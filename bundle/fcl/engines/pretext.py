@@ -27,7 +27,7 @@ class Rotation(Method):
 
     def __call__(self, step: Step) -> Terms:
         network: Any = step.network
-        height, width = step.image.shape[2:]
+        height, width = step.image.shape[2:4]
         if height != width:
             raise ValueError(f"a quarter turn needs square slices, got {height} x {width}: set spatial_size.")
         view = step.augment(step.image)

@@ -42,7 +42,7 @@ class RestorationNetwork(EncoderNetwork):
         """Feature maps of every resolution, finest first; with ``masked_maps`` empty where ``hidden`` is true.
 
         Shape:
-            x: (B, C, H, W); hidden: (B, 1, H, W) bool, in patches that the coarsest resolution still tells apart.
+            x: (B, C, H, W[, D]); hidden: (B, 1, H, W[, D]) bool, in patches that the coarsest resolution still tells apart.
         """
         if not len(self.tokens):
             return self.encoder(x)
@@ -50,14 +50,14 @@ class RestorationNetwork(EncoderNetwork):
         maps, seen = [], x
         for level, stage in enumerate(stages):
             features = stage(seen)
-            step = (slice(None, None, 2**level),) * self.encoder.spatial_dims
+            step = (slice(None, None, every) for every in self.encoder.reductions[level])
             gone = hidden[(slice(None), slice(None), *step)]
             seen = features.masked_fill(gone, 0.0)
             maps.append(torch.where(gone, self.tokens[level].to(features.dtype), seen))
         return maps
 
     def restore(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """The restored image (B, C, H, W); arguments as in :meth:`maps`."""
+        """The restored image (B, C, H, W[, D]); arguments as in :meth:`maps`."""
         return self.decoder(self.maps(x, hidden))
 
     def forward(self, x: Tensor) -> Tensor:

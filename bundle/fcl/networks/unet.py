@@ -1,20 +1,27 @@
 """One U-Net in two parts: an encoder that pre-training trains, and a decoder that fine-tuning adds.
 
 After Ronneberger et al., "U-Net" (MICCAI 2015), in the form of MONAI's ``BasicUNet``; built from its blocks so that
-depth, widths, normalisation and activation come from JSON. Initial weights are PyTorch's defaults.
+depth, widths, strides, normalisation and activation come from JSON. Initial weights are PyTorch's defaults.
+
+Axes are (B, C, H, W) in 2-D and (B, C, H, W, D) in 3-D: the slice axis comes last.
 """
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
-from monai.networks.layers.factories import Conv
+from monai.networks.blocks import UpSample
+from monai.networks.layers.factories import Conv, Pool
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import Tensor, nn
 
 # MONAI's way to name a layer: "batch", or ("group", {"num_groups": 8}); JSON gives a list for the tuple.
 LayerSpec = str | Sequence[Any]
+# One for each step to a coarser resolution: 1 or 2 for all axes, or one of them for each axis. None: 2 everywhere.
+Strides = Sequence[int | Sequence[int]] | None
 
 
 def layer_spec(spec: LayerSpec) -> str | tuple[str, dict[str, Any]]:
@@ -41,8 +48,26 @@ def _check(spatial_dims: int, channels: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(width) for width in channels)
 
 
+def _check_strides(strides: Strides, spatial_dims: int, steps: int) -> tuple[tuple[int, ...], ...]:
+    """Strides as one tuple of ``spatial_dims`` numbers for each of ``steps``.
+
+    Other strides than 1 and 2 are refused: MONAI's ``UpCat`` makes up for one voxel that a pooling left over, no more.
+    """
+    if strides is None:
+        return ((2,) * spatial_dims,) * steps
+    listed = [(each,) * spatial_dims if isinstance(each, int) else tuple(each) for each in strides]
+    if len(listed) != steps or any(
+        len(each) != spatial_dims or not set(each) <= {1, 2} or 2 not in each for each in listed
+    ):
+        raise ValueError(
+            f"strides must be {steps} entries, one for each step between the {steps + 1} channels, each of them 2 or "
+            f"{spatial_dims} numbers (spatial_dims) that are 1 or 2 and not all 1; got {strides!r}"
+        )
+    return tuple(listed)
+
+
 class UNetEncoder(nn.Module):
-    """The contracting path: ``len(channels) - 1`` halvings by max-pooling, two 3-wide convolutions at each resolution.
+    """The contracting path: ``len(channels) - 1`` max-poolings, two 3-wide convolutions at each resolution.
 
     Args:
         spatial_dims: 2 or 3.
@@ -51,6 +76,11 @@ class UNetEncoder(nn.Module):
         norm: MONAI normalisation, e.g. ``"batch"`` or ``["group", {"num_groups": 8}]``.
         act: MONAI activation, e.g. ``"LEAKYRELU"``.
         dropout: probability, after every normalisation.
+        strides: of the poolings, finest first. None halves every axis; ``[[2, 2, 1]] * 4`` leaves the slices of thick
+            stacks apart, as nnU-Net (Isensee et al. 2021) does with axes that are coarse, or short, already.
+
+    Attributes:
+        reductions: for each resolution, finest first, voxels of the image that one of its voxels covers, by axis.
     """
 
     def __init__(
@@ -61,17 +91,21 @@ class UNetEncoder(nn.Module):
         norm: LayerSpec = "batch",
         act: LayerSpec = "LEAKYRELU",
         dropout: float = 0.0,
+        strides: Strides = None,
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.channels = _check(spatial_dims, channels)
+        steps = _check_strides(strides, spatial_dims, len(self.channels) - 1)
+        along_axes = [list(itertools.accumulate(axis, operator.mul, initial=1)) for axis in zip(*steps, strict=True)]
+        self.reductions: tuple[tuple[int, ...], ...] = tuple(zip(*along_axes, strict=True))
         # A bias right before a normalisation is subtracted again, so convolutions here have none.
         common: dict[str, Any] = {"act": layer_spec(act), "norm": layer_spec(norm), "bias": False, "dropout": dropout}
         self.stem = TwoConv(spatial_dims, in_channels, self.channels[0], **common)
         self.downs = nn.ModuleList(
-            Down(spatial_dims, wide, wider, **common)
-            for wide, wider in zip(self.channels[:-1], self.channels[1:], strict=True)
+            _down(spatial_dims, wide, wider, stride, **common)
+            for wide, wider, stride in zip(self.channels[:-1], self.channels[1:], steps, strict=True)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -81,10 +115,11 @@ class UNetEncoder(nn.Module):
             x: image.
 
         Shape:
-            x: (B, in_channels, H, W[, D]); result[i]: (B, channels[i], H // 2**i, W // 2**i[, D // 2**i]).
+            x: (B, in_channels, H, W[, D]); result[i]: (B, channels[i], H', W'[, D']), each side that of ``x`` divided
+            by its ``reductions[i]``, rounded down.
 
         Raises:
-            ValueError: when ``x`` has other axes than declared, or is too small to be halved that often.
+            ValueError: when ``x`` has other axes than declared, or is too small to be pooled that often.
         """
         expected = self.spatial_dims + 2
         if x.ndim != expected or x.shape[1] != self.in_channels:
@@ -92,11 +127,11 @@ class UNetEncoder(nn.Module):
                 f"expected {expected} axes (batch, {self.in_channels} channel(s), {self.spatial_dims} spatial), "
                 f"got shape {tuple(x.shape)}"
             )
-        smallest = 2 ** len(self.downs)
-        if min(x.shape[2:]) < smallest:
+        size, smallest = tuple(x.shape[2:]), self.reductions[-1]
+        if any(side < least for side, least in zip(size, smallest, strict=True)):
             raise ValueError(
-                f"an image of {tuple(x.shape[2:])} is too small for {len(self.downs)} halvings: every side needs at "
-                f"least {smallest} pixels. Give fewer channels or a larger spatial_size."
+                f"an image of {size} voxels is too small for {len(self.downs)} poolings: it needs at least {smallest}. "
+                "Give fewer channels, smaller strides, or a larger spatial_size (of slabs: slab_depth)."
             )
         maps = [self.stem(x)]
         for down in self.downs:
@@ -110,7 +145,7 @@ class UNetDecoder(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         out_channels: classes, background included.
-        channels, norm, act, dropout: as in the encoder.
+        channels, norm, act, dropout, strides: as in the encoder.
     """
 
     def __init__(
@@ -121,13 +156,15 @@ class UNetDecoder(nn.Module):
         norm: LayerSpec = "batch",
         act: LayerSpec = "LEAKYRELU",
         dropout: float = 0.0,
+        strides: Strides = None,
     ) -> None:
         super().__init__()
         widths = _check(spatial_dims, channels)
+        steps = _check_strides(strides, spatial_dims, len(widths) - 1)
         common: dict[str, Any] = {"act": layer_spec(act), "norm": layer_spec(norm), "bias": False, "dropout": dropout}
         self.ups = nn.ModuleList(
-            UpCat(spatial_dims, wider, wide, wide, **common)
-            for wider, wide in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            _up(spatial_dims, wider, wide, stride, **common)
+            for wider, wide, stride in zip(widths[:0:-1], widths[-2::-1], reversed(steps), strict=True)
         )
         self.logits = Conv["conv", spatial_dims](widths[0], out_channels, kernel_size=1)
 
@@ -147,7 +184,7 @@ class SegmentationUNet(nn.Module):
         in_channels: channels of the image.
         out_channels: classes, background included.
         channels: feature maps at each resolution, finest first.
-        norm, act, dropout: as in :class:`UNetEncoder`.
+        norm, act, dropout, strides: as in :class:`UNetEncoder`.
     """
 
     def __init__(
@@ -159,15 +196,32 @@ class SegmentationUNet(nn.Module):
         norm: LayerSpec = "batch",
         act: LayerSpec = "LEAKYRELU",
         dropout: float = 0.0,
+        strides: Strides = None,
     ) -> None:
         super().__init__()
-        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, norm, act, dropout)
-        self.decoder = UNetDecoder(spatial_dims, out_channels, channels, norm, act, dropout)
+        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, norm, act, dropout, strides)
+        self.decoder = UNetDecoder(spatial_dims, out_channels, channels, norm, act, dropout, strides)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits.
 
         Shape:
-            x: (B, in_channels, H, W[, D]), any sides of at least 2**depth; result: (B, out_channels, H, W[, D]).
+            x: (B, in_channels, H, W[, D]), sides of at least ``encoder.reductions[-1]``; result: (B, out_channels, H,
+            W[, D]).
         """
         return self.decoder(self.encoder(x))
+
+
+def _down(spatial_dims: int, wide: int, wider: int, stride: tuple[int, ...], **common: Any) -> Down:
+    """MONAI's block, pooling by ``stride``."""
+    block = Down(spatial_dims, wide, wider, **common)
+    block.max_pooling = Pool["MAX", spatial_dims](kernel_size=stride)
+    return block
+
+
+def _up(spatial_dims: int, wider: int, wide: int, stride: tuple[int, ...], **common: Any) -> UpCat:
+    """MONAI's block, enlarging by ``stride``."""
+    block = UpCat(spatial_dims, wider, wide, wide, **common)
+    if set(stride) != {2}:  # else the block has drawn these weights already; anew they would be others
+        block.upsample = UpSample(spatial_dims, wider, wider // 2, stride)
+    return block

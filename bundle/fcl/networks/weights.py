@@ -199,7 +199,8 @@ def _poor_match(
     if report.unexpected:
         lines.append(f"Not used: {_some(report.unexpected)}.")
     lines.append(
-        "Set channels, norm and spatial_dims to those that the checkpoint was trained with, or give another file."
+        "Set channels, norm, spatial_dims and strides to those that the checkpoint was trained with, or give another "
+        "file."
     )
     return " ".join(lines)
 

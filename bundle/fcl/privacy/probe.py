@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import fcl
+from fcl.commandline import key_value
 from fcl.config import check_overlays
 from fcl.data import SliceDataset, SliceLoader
 from fcl.data.splits import read_split
@@ -231,7 +232,11 @@ def collect(
         split, cache = parser.get_parsed_content("site_split"), parser.get_parsed_content("slice_cache")
         if not split.validation_volumes:
             raise ValueError("the probe compares with held-out patients, and there are none: set `fold`")
-        dataset = SliceDataset(cache, [*split.train_volumes, *split.validation_volumes])
+        dataset = SliceDataset(
+            cache,
+            [*split.train_volumes, *split.validation_volumes],
+            slab_depth=parser.get_parsed_content("slab_depth"),
+        )
         names = sorted({info.patient for info in dataset.volume_infos})
         trained = {record.patient for record in split.train}
         of_volume = torch.tensor([names.index(info.patient) for info in dataset.volume_infos])
@@ -330,16 +335,6 @@ def write(results: Sequence[dict[str, Any]], cohort: Cohort, settings: Settings,
                     writer.writerow([result["mode"], result["epsilon"], question, *(f"{x:.4f}" for x in estimate)])
 
 
-def _key_value(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     default = Settings()
@@ -357,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--out", type=Path, help="folder for probe.json and probe.csv")
     parser.add_argument(
-        "--set", type=_key_value, action="append", default=[], metavar="KEY=VALUE", help="key of pretrain.json"
+        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="key of pretrain.json"
     )
     options = parser.parse_args(arguments)
     settings = Settings(**{name: getattr(options, name) for name in asdict(default)})

@@ -35,6 +35,8 @@ class BatchRandIntensity:
         noise_prob: of noise, per sample.
         blur_sigma: standard deviation of a Gaussian blur in voxels, ``s`` for (0, s) or (low, high).
         blur_prob: of blur, per sample.
+        blur_dims: spatial axes that blur runs along, the first so many; 2 does not mix the slices of a slab, whose
+            distance is a multiple of a pixel's side. None: all.
 
     Raises:
         ValueError: for values out of range.
@@ -50,6 +52,7 @@ class BatchRandIntensity:
         noise_prob: float = 0.0,
         blur_sigma: Range = (0.5, 1.0),
         blur_prob: float = 0.0,
+        blur_dims: int | None = None,
     ) -> None:
         self.prob = probability(prob, "prob")
         self.brightness = symmetric_range(brightness, "brightness")
@@ -59,6 +62,9 @@ class BatchRandIntensity:
         self.noise_prob = probability(noise_prob, "noise_prob")
         self.blur_sigma = magnitude_range(blur_sigma, "blur_sigma")
         self.blur_prob = probability(blur_prob, "blur_prob")
+        if blur_dims is not None and blur_dims < 1:
+            raise ValueError(f"blur_dims must be at least 1, or null for all axes, got {blur_dims}")
+        self.blur_dims = blur_dims
 
     @torch.no_grad()
     def __call__(
@@ -93,7 +99,7 @@ class BatchRandIntensity:
         result += _per_sample(between(values[2], self.brightness) * (gates[2] < self.prob), image)
         rows = _chosen(gates[3], self.blur_prob)
         if len(rows):
-            result[rows] = _blur(result[rows], between(values[3][rows], self.blur_sigma))
+            result[rows] = _blur(result[rows], between(values[3][rows], self.blur_sigma), self.blur_dims)
         rows = _chosen(gates[4], self.noise_prob)
         if len(rows):
             noise = torch.randn(result[rows].shape, generator=generator, device=image.device, dtype=image.dtype)
@@ -109,14 +115,14 @@ def _per_sample(values: Tensor, image: Tensor) -> Tensor:
     return values.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
 
 
-def _blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with its own ``sigma`` (B,) in voxels per sample.
+def _blur(image: Tensor, sigma: Tensor, dims: int | None) -> Tensor:
+    """Gaussian blur along the first ``dims`` axes, with its own ``sigma`` (B,) in voxels per sample.
 
     One dense matrix per axis and sample: at slice sizes faster than a convolution whose kernel differs by sample, and
     the border is renormalised instead of padded.
     """
     variance = sigma.to(image.dtype).clamp(min=1e-3).view(-1, 1) ** 2
-    for axis in range(2, image.ndim):
+    for axis in range(2, image.ndim)[:dims]:
         steps = torch.arange(image.shape[axis], device=image.device)
         kernel = torch.exp(steps**2 / (-2.0 * variance))
         weights = kernel[:, (steps[:, None] - steps[None, :]).abs()]

@@ -30,11 +30,15 @@ _PADDINGS = ("zeros", "border", "reflection")
 class BatchRandSpatial:
     """Moves every sample of a batch in its own way; image and label stay aligned.
 
+    In 2-D a batch of slabs (B, C, H, W, D) is moved in-plane: all slices of a sample alike, none mixed with its
+    neighbours. Where slices are thick that is the motion wanted: turned out of its plane or bent along the last axis, a
+    slab would show content between slices, 5 to 10 mm apart, that nobody measured.
+
     The defaults change nothing: name in the config what is wanted. All numbers are drawn at once and whatever the
     outcome, so a generator in the same state gives the same result, with or without a label.
 
     Args:
-        spatial_dims: 2 or 3.
+        spatial_dims: axes that move, 2 or 3.
         prob: of rotation, scaling, shear and shift (together), per sample.
         rotate_range: radians, ``r`` for (-r, r) or (low, high); in 3-D also one of these for each axis.
         scale_range: factors, even in the logarithm; 2 shows structures twice as large.
@@ -121,26 +125,31 @@ class BatchRandSpatial:
         Shape:
             image: (B, C, H, W[, D]); label: (B, 1, H, W[, D]).
         """
-        if image.ndim != self.spatial_dims + 2 or not image.is_floating_point():
+        axes = {2: (4, 5), 3: (5,)}[self.spatial_dims]
+        if image.ndim not in axes or not image.is_floating_point():
             raise ValueError(
-                f"expected a floating-point image with {self.spatial_dims + 2} axes, "
+                f"expected a floating-point image with {' or '.join(map(str, axes))} axes, "
                 f"got {image.dtype} of shape {tuple(image.shape)}"
             )
         if label is not None and (label.ndim != image.ndim or label.shape[2:] != image.shape[2:]):
             raise ValueError(f"label of shape {tuple(label.shape)} does not fit an image of {tuple(image.shape)}")
         grid, moved = self._grid(image, generator)
-        moved = moved.view(-1, *[1] * (image.ndim - 1))
+        in_plane = image.ndim > self.spatial_dims + 2
 
         def resample(source: Tensor, mode: str) -> Tensor:
+            # A slab's slices become channels, which one grid moves alike.
+            flat = source.movedim(-1, 1).flatten(1, 2) if in_plane else source
             # In float32: the coordinates of a half-precision grid would be off by a good part of a voxel.
-            warped = functional.grid_sample(source.float(), grid, mode, self.padding_mode, align_corners=False)
-            return torch.where(moved, warped.to(source.dtype), source)
+            warped = functional.grid_sample(flat.float(), grid, mode, self.padding_mode, align_corners=False)
+            warped = torch.where(moved.view(-1, *[1] * (flat.ndim - 1)), warped.to(source.dtype), flat)
+            return warped.unflatten(1, (source.shape[-1], -1)).movedim(1, -1).contiguous() if in_plane else warped
 
         return resample(image, self.mode), None if label is None else resample(label, "nearest")
 
     def _grid(self, image: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Where every voxel comes from, (B, H, W[, D], n) for grid_sample, and (B,) whether a sample moves at all."""
-        batch, dims, size = len(image), self.spatial_dims, tuple(image.shape[2:])
+        batch, dims = len(image), self.spatial_dims
+        size = tuple(image.shape[2 : 2 + dims])
         angles, shears = len(self.rotate_ranges), dims * (dims - 1)
         columns = [1, angles, 1, shears, dims, dims, 1, 1, dims, 1, 1]
         drawn = torch.rand(batch, sum(columns), generator=generator, device=image.device).split(columns, dim=1)

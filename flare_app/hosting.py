@@ -1,0 +1,93 @@
+"""Setting up a job's bundle at a site: the job's files and overrides, this site's own settings, seed and folders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvflare.apis.fl_context import FLContext
+
+from fcl.federation import Participant
+from flare_app.protocol import SiteError, without_paths
+from flare_app.site import HostedJob, SiteSettings, read_settings, site_seed
+from flare_app.state import SiteStates, seed_everything
+from flare_app.workflow import brought_code, bundle_folder, config_files, config_hash, open_workflow
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A bundle that is ready for its first round.
+
+    Args:
+        workflow: to be finalized at the end.
+        participant: that it declares.
+        settings: of this site.
+        configuration: what all sites must have in common, as a hash and in plain words.
+        models: folder for models that the site keeps.
+        states: where the site's state goes after each round; None when the job keeps none.
+    """
+
+    workflow: Any
+    participant: Participant
+    settings: SiteSettings
+    configuration: dict[str, Any]
+    models: Path
+    states: SiteStates | None
+
+
+def host(
+    job: HostedJob, fl_ctx: FLContext, key: Mapping[str, str], shows_features: bool, threads: int | None
+) -> Hosted:
+    """Open the bundle of ``job`` at the site of ``fl_ctx``.
+
+    Args:
+        job: what to open.
+        fl_ctx: of the running job.
+        key: fingerprint of the site's key where weights are encrypted, else empty.
+        shows_features: whether the job has sites show features.
+        threads: of torch, where the site's settings name no number; None leaves torch as it is.
+
+    Raises:
+        SiteError: naming what is missing or not allowed; its text may leave the site.
+    """
+    site = fl_ctx.get_identity_name()
+    workspace, job_id = fl_ctx.get_engine().get_workspace(), fl_ctx.get_job_id()
+    settings = read_settings(site, workspace.get_site_config_dir())
+    threads = settings.threads or threads
+    if threads is not None:
+        torch.set_num_threads(threads)
+    root = bundle_folder(job.bundle_root)
+    brought = brought_code(job.config, job.data, job.overrides, root)
+    if brought and not Path(workspace.get_app_custom_dir(job_id)).is_dir():
+        raise SiteError(f"a job without the right to bring code holds some: {', '.join(brought)}")
+    files = config_files(root, job.config, settings.data or job.data)
+    seed = site_seed(job.seed, site)
+    seed_everything(seed)
+    output = Path(workspace.get_run_dir(job_id)) / "fcl"
+    overrides = {
+        "seed": seed,
+        "site": site,
+        "output_dir": str(output),
+        **job.overrides,
+        **settings.overrides(shows_features=shows_features),
+    }
+    configuration = {
+        "config_hash": config_hash(root, job.config, {**job.overrides, **key}, job.seed),
+        "settings": without_paths(
+            {"config": list(job.config), "overrides": dict(job.overrides), "seed": job.seed, **key}
+        ),
+    }
+    models, states = output, None
+    if job.checkpoint_dir is not None:
+        folder = Path(job.checkpoint_dir)
+        models = folder / site if folder.is_absolute() else Path(workspace.get_root_dir()) / folder
+        states = SiteStates(models)
+    logger.info("%s: opening %s with seed %d", site, ", ".join(file.name for file in files), seed)
+    workflow, participant = open_workflow(root, files, overrides)
+    return Hosted(workflow, participant, settings, configuration, models, states)
