@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-_Answer = tuple[Mapping[str, Tensor], int]  # update and count
+# Steps of the two parts of a sum, and what one term may be so that 2048 of them fit into 63 bits.
+_COARSE, _FINE, _LARGEST_TERM = 2.0**12, 2.0**52, 2.0**40
 
 _SHOWN = 3  # names that a message lists before it says how many more there are
 
@@ -89,19 +90,19 @@ def norm_limit(weights: Mapping[str, Tensor], ratio: float | None, absolute: flo
 
 
 class RunningAverage:
-    """Mean of updates weighted by counts, in float64, folded in the order of the site names whenever they arrive.
+    """Mean of updates weighted by counts, folded in as they arrive, in any order, in memory for one model.
 
-    Sums of floats depend on their order; with this one a repeated run gives the same bits although sites answer in
-    another order. An update waits in memory only until all sites before it have answered.
+    Sums of floats depend on their order, and a repeated run shall give the same bits although sites answer in another
+    one. So the sums are of whole numbers: each term, exact in float64, is split into a coarse and a fine part (multiples
+    of 2**-12 and of 2**-52), and adding those as int64 loses nothing.
 
     Args:
         sites: all sites that may answer.
     """
 
     def __init__(self, sites: Iterable[str]) -> None:
-        self._pending = sorted(sites)
-        self._held: dict[str, _Answer] = {}
-        self._sum: dict[str, Tensor] = {}
+        self._pending = set(sites)
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
         self.count = 0
 
     def add(self, site: str, update: Mapping[str, Tensor], count: int) -> None:
@@ -109,34 +110,38 @@ class RunningAverage:
 
         Raises:
             KeyError: when the site is unknown or has answered before.
+            ValueError: when a value times the count is 2**40 or more, which the sums of many sites could not hold.
         """
-        if site not in self._pending or site in self._held:
+        if site not in self._pending:
             raise KeyError(f"site {site!r} is not expected or has answered before")
-        self._held[site] = (update, count)
-        while self._pending and self._pending[0] in self._held:
-            self._fold(self._held.pop(self._pending.pop(0)))
+        large = sorted(n for n, t in update.items() if t.numel() and float(t.abs().max()) * count >= _LARGEST_TERM)
+        if large:
+            raise ValueError(f"values too large to be averaged in {_some(large)}")
+        self._pending.remove(site)
+        self.count += count
+        for name, tensor in update.items():
+            term = tensor.to(torch.float64) * count
+            coarse = (term * _COARSE).round()
+            parts = coarse.long(), ((term - coarse / _COARSE) * _FINE).round().long()
+            if name in self._sums:
+                for total, part in zip(self._sums[name], parts, strict=True):
+                    total += part
+            else:
+                self._sums[name] = parts
 
     def mean(self) -> dict[str, Tensor]:
-        """The weighted mean over those added; nothing can be added afterwards.
+        """The weighted mean over those added, in float64; nothing can be added afterwards.
 
         Raises:
             ValueError: when nothing was added.
         """
-        for site in self._pending:
-            self._fold(self._held.pop(site, None))
-        self._pending = []
+        self._pending = set()
         if self.count == 0:
             raise ValueError("no update was added: there is nothing to average")
-        return {name: total / self.count for name, total in self._sum.items()}
-
-    def _fold(self, answer: _Answer | None) -> None:
-        if answer is None:
-            return
-        update, count = answer
-        self.count += count
-        for name, tensor in update.items():
-            term = tensor.to(torch.float64) * count
-            self._sum[name] = self._sum[name].add_(term) if name in self._sum else term
+        return {
+            name: (coarse.double() / _COARSE + fine.double() / _FINE) / self.count
+            for name, (coarse, fine) in self._sums.items()
+        }
 
 
 def apply_update(weights: Mapping[str, Tensor], update: Mapping[str, Tensor]) -> dict[str, Tensor]:

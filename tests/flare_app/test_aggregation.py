@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import permutations
 
 import pytest
@@ -75,13 +76,32 @@ def test_sites_that_never_answer_leave_the_mean_of_the_others(absent: str) -> No
     assert average.mean()["w"].flatten().tolist() == pytest.approx(expected["w"], abs=1e-12)
 
 
-def test_updates_are_let_go_as_soon_as_all_before_them_have_come() -> None:
-    updates = _updates(3)
+def test_memory_does_not_grow_with_sites_whatever_the_order() -> None:
+    updates = _updates(sites=40)
     average = RunningAverage(updates)
-    average.add("site-1", *updates["site-1"])
-    assert set(average._held) == {"site-1"}
-    average.add("site-0", *updates["site-0"])
-    assert average._held == {}
+    for site in reversed(updates):
+        average.add(site, *updates[site])
+        held = [tensor for sums in average._sums.values() for tensor in sums]
+        assert sum(tensor.numel() for tensor in held) == 2 * sum(t.numel() for t in updates[site][0].values())
+
+
+def test_sums_are_exact() -> None:
+    """Terms that float64 would lose beside large ones come back when the large ones cancel."""
+    values = [3.0e9, 2.0**-40, -3.0e9, 1.0e-3]
+    average = RunningAverage(map(str, range(4)))
+    for site, value in enumerate(values):
+        average.add(str(site), {"w": torch.tensor([value], dtype=torch.float64)}, 1)
+    expected = sum(map(Fraction, values)) / 4
+    assert float(average.mean()["w"]) == pytest.approx(float(expected), abs=2.0**-52)
+    assert sum(values) / 4 != pytest.approx(float(expected), abs=2.0**-45)
+
+
+def test_values_beyond_the_range_of_the_sums_are_refused() -> None:
+    average = RunningAverage(["site-1"])
+    with pytest.raises(ValueError, match="too large to be averaged in w"):
+        average.add("site-1", {"w": torch.tensor([2.0**31])}, 2**9)
+    assert average.count == 0
+    average.add("site-1", {"w": torch.tensor([2.0**30])}, 2**9)
 
 
 def test_strangers_and_second_answers_are_refused() -> None:
