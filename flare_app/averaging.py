@@ -1,4 +1,4 @@
-"""How the server keeps the global weights and makes new ones: readable, or encrypted with a key of the sites."""
+"""How the server keeps the global weights and makes new ones: readable, in fewer bits, or encrypted by the sites."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from flare_app.aggregation import (
     tensor_spec,
     update_problem,
 )
+from flare_app.compression import WEIGHT_BITS, ErrorFeedback, decode, encode
 from flare_app.protocol import with_tensors
 
 Weights = Mapping[str, Tensor]
@@ -60,10 +61,14 @@ class Averaging(Protocol):
     """What the controller asks of a way to average. Weights are tensors by name, whatever they hold.
 
     ``readable`` tells whether the server can read them. Where it cannot, the sites keep the finished model.
+    ``change`` is the last round's change of the global weights as sites that hold those before it get it; None where
+    all get the weights in full. ``residual`` is what rounding has kept back of such changes; it crosses rounds.
     """
 
     encryption: str
     readable: bool
+    change: dict[str, Tensor] | None
+    residual: dict[str, Tensor]
 
     def refusal(self, fl_ctx: FLContext) -> str | None:
         """Why it cannot work at this server; None when it can. Asked once, before anything else."""
@@ -118,6 +123,8 @@ class PlainAveraging:
 
     def __init__(self, max_norm_ratio: float | None = None, max_update_norm: float | None = None) -> None:
         self._max_norm_ratio, self._max_update_norm = max_norm_ratio, max_update_norm
+        self.change: dict[str, Tensor] | None = None
+        self.residual: dict[str, Tensor] = {}
 
     def refusal(self, fl_ctx: FLContext) -> str | None:
         return None
@@ -128,21 +135,87 @@ class PlainAveraging:
     def payload(self, weights: Weights, spec: Spec) -> Shareable:
         return with_tensors(DataKind.WEIGHTS, weights)
 
-    def begin(self, weights: Weights, spec: Spec, sites: Iterable[str]) -> PlainRound:
-        limit = norm_limit(weights, self._max_norm_ratio, self._max_update_norm)
-        return PlainRound(weights, spec, limit, sites)
+    def begin(self, weights: Weights, spec: Spec, sites: Iterable[str]) -> RoundAverage:
+        return PlainRound(weights, spec, self._limit(weights), sites)
+
+    def _limit(self, weights: Weights) -> float | None:
+        return norm_limit(weights, self._max_norm_ratio, self._max_update_norm)
+
+
+class CodedRound(PlainRound):
+    """One round of updates in fewer bits, see :class:`RoundAverage`.
+
+    Args:
+        weights, spec, max_norm, sites: as in :class:`PlainRound`.
+        owner: gets the change that the round ends with, and what rounding keeps back of it.
+    """
+
+    def __init__(
+        self, weights: Weights, spec: Spec, max_norm: float | None, sites: Iterable[str], owner: CodedAveraging
+    ) -> None:
+        super().__init__(weights, spec, max_norm, sites)
+        self._owner = owner
+        self._form = tensor_spec(encode(weights, owner.bits))
+
+    def take(self, site: str, update: Weights, count: object) -> str | None:
+        difference = spec_difference(self._form, tensor_spec(update))
+        if difference:
+            return f"its tensors do not fit the global weights: {difference}"
+        return super().take(site, decode(update, self._weights, self._owner.bits), count)
+
+    def norm(self, update: Weights) -> float | None:
+        return l2_norm(decode(update, self._weights, self._owner.bits))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The old ones and the *decoded* change: the bits that a site comes to which gets the change alone."""
+        mean = self._average.mean()
+        exact = {name: _of_type(mean[name], weight) for name, weight in self._weights.items()}
+        feedback = ErrorFeedback(self._owner.bits, self._owner.residual)
+        self._owner.change, self._owner.residual = feedback.encode(exact), feedback.residual
+        return apply_update(self._weights, decode(self._owner.change, self._weights, self._owner.bits))
+
+
+class CodedAveraging(PlainAveraging):
+    """Weights that the server reads, and whose changes travel in fewer bits both ways, see :class:`Averaging`.
+
+    Args:
+        bits: 16, 8 or 4, see :mod:`flare_app.compression`.
+        max_norm_ratio, max_update_norm: see :class:`PlainAveraging`; of updates as they are decoded.
+    """
+
+    def __init__(self, bits: int, max_norm_ratio: float | None = None, max_update_norm: float | None = None) -> None:
+        super().__init__(max_norm_ratio, max_update_norm)
+        self.bits = bits
+
+    def begin(self, weights: Weights, spec: Spec, sites: Iterable[str]) -> RoundAverage:
+        return CodedRound(weights, spec, self._limit(weights), sites, self)
 
 
 def averaging_for(
-    encryption: str, max_norm_ratio: float | None = None, max_update_norm: float | None = None
+    encryption: str, max_norm_ratio: float | None = None, max_update_norm: float | None = None, weight_bits: int = 32
 ) -> Averaging:
-    """The way to average that a job's ``encryption`` asks for.
+    """The way to average that a job's ``encryption`` and ``weight_bits`` ask for.
 
     Raises:
-        ValueError: when there is none of that name.
+        ValueError: when there is none.
     """
     from flare_app.encryption.average import EncryptedAveraging
 
     if encryption not in ENCRYPTIONS:
         raise ValueError(f"encryption must be one of {', '.join(ENCRYPTIONS)}, got {encryption!r}")
-    return EncryptedAveraging() if encryption == "he" else PlainAveraging(max_norm_ratio, max_update_norm)
+    if weight_bits not in WEIGHT_BITS:
+        raise ValueError(f"weight_bits must be one of {', '.join(map(str, WEIGHT_BITS))}, got {weight_bits!r}")
+    if encryption == "he":
+        if weight_bits != 32:
+            raise ValueError(
+                f"encrypted weights cannot travel in {weight_bits} bits: the server adds ciphertexts of values, and "
+                "codes have another scale at each site. Set weight_bits to 32, or encryption to 'none'"
+            )
+        return EncryptedAveraging()
+    if weight_bits != 32:
+        return CodedAveraging(weight_bits, max_norm_ratio, max_update_norm)
+    return PlainAveraging(max_norm_ratio, max_update_norm)
+
+
+def _of_type(mean: Tensor, weight: Tensor) -> Tensor:
+    return (mean if weight.is_floating_point() else mean.round()).to(weight.dtype)

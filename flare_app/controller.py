@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DataKind, from_shareable
 from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
@@ -19,14 +19,16 @@ from flare_app.aggregation import weighted_mean
 from flare_app.asking import AskingController, JobFailed, Payloads, Reasons, listed
 from flare_app.averaging import averaging_for
 from flare_app.checks import Signature, introduced, other_run, restarting_sites
-from flare_app.exchange import Exchange, rows_in
+from flare_app.exchange import Exchange
 from flare_app.intake import introductions, shares, updates, validations
-from flare_app.protocol import Header, TaskName, report_of, tensor_bytes, tensors_of, with_report, with_tensors
+from flare_app.protocol import Header, TaskName, tensor_bytes, tensors_of, with_report, with_tensors
 from flare_app.records import RoundLog, RoundRecord, SiteRecord, mean_validation, summary
 from flare_app.roster import Roster
-from flare_app.state import BEST, LAST, PREVIOUS, RunState
-from flare_app.storage import StorageError, storing
+from flare_app.routing import feature_payloads
+from flare_app.state import BEST, RunState, open_folder
+from flare_app.storage import StorageError
 from flare_app.tensorboard import FOLDER, SiteBoards
+from flare_app.weights import Holders
 
 
 class FCLController(AskingController):
@@ -68,6 +70,11 @@ class FCLController(AskingController):
         encryption: ``"none"``, or ``"he"``: sites encrypt their weights with a key that the server does not have. Its
             checkpoints then hold ciphertexts, the sites keep the finished model, and the limits on norms are theirs
             to keep (:class:`flare_app.encryption.filters.WeightEncryptor`).
+        weight_bits: 32, or 16, 8 or 4: sites send their updates in that many bits, and get the change of the global
+            weights in as many when they hold those before it (:mod:`flare_app.compression`).
+        feature_bits: 16 or 8, of each entry of a feature.
+        fan_out: peers whose features a site gets in a round, others in each; None for all.
+        pull_rows: rows that a site gets of each of these; None for all that they publish.
     """
 
     # FLARE's export leaves out what has its default value; whoever reads a job shall see all of it.
@@ -88,6 +95,10 @@ class FCLController(AskingController):
         "checkpoint_dir",
         "resume",
         "encryption",
+        "weight_bits",
+        "feature_bits",
+        "fan_out",
+        "pull_rows",
     )
 
     def __init__(
@@ -108,6 +119,10 @@ class FCLController(AskingController):
         checkpoint_dir: str | None = None,
         resume: bool = False,
         encryption: str = "none",
+        weight_bits: int = 32,
+        feature_bits: int = 16,
+        fan_out: int | None = None,
+        pull_rows: int | None = None,
     ) -> None:
         super().__init__(min_sites, max_offences)
         if num_rounds < 1 or validate_every < 0:
@@ -135,13 +150,18 @@ class FCLController(AskingController):
         self.checkpoint_dir = checkpoint_dir
         self.resume = resume
         self.encryption = encryption
-        self._policy = Exchange(exchange, route)
-        self._averaging = averaging_for(encryption, max_norm_ratio, max_update_norm)
+        self.weight_bits = weight_bits
+        self.feature_bits = feature_bits
+        self.fan_out = fan_out
+        self.pull_rows = pull_rows
+        self._policy = Exchange(exchange, route, feature_bits, fan_out, pull_rows)
+        self._averaging = averaging_for(encryption, max_norm_ratio, max_update_norm, weight_bits)
         if self._policy.relayed and not self._averaging.readable:
             raise ValueError("encrypted weights beside features that the server relays in clear: set route to 'peer'")
         self._state = RunState({})
         self._signature = Signature({}, "", {})
         self._known: set[str] = set()  # sites that have built their workflow, and fit
+        self._holders = Holders()
         self._resumed_round = 0
         self._folder = Path()
         self._boards = SiteBoards(Path())
@@ -164,8 +184,10 @@ class FCLController(AskingController):
         problem = problem or self._averaging.refusal(self.fl_ctx)
         if problem:
             raise JobFailed(problem)
-        self._folder = self._open_folder()
-        self._boards = SiteBoards(Path(self.engine.get_workspace().get_run_dir(self.fl_ctx.get_job_id())) / FOLDER)
+        workspace = self.engine.get_workspace()
+        run_dir = Path(workspace.get_run_dir(self.fl_ctx.get_job_id()))
+        self._folder = open_folder(Path(workspace.get_root_dir()), run_dir, self.checkpoint_dir, self.resume)
+        self._boards = SiteBoards(run_dir / FOLDER)
         self._initialize(sites)
         log = RoundLog(self._folder, self._state.round)
         first, started = self._state.round, time.monotonic()
@@ -189,20 +211,6 @@ class FCLController(AskingController):
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
-    def _open_folder(self) -> Path:
-        workspace = self.engine.get_workspace()
-        if self.checkpoint_dir is None:
-            folder = Path(workspace.get_run_dir(self.fl_ctx.get_job_id())) / "fcl"
-        elif Path(self.checkpoint_dir).is_absolute():
-            folder = Path(self.checkpoint_dir) / "server"
-        else:
-            folder = Path(workspace.get_root_dir()) / self.checkpoint_dir
-        if not self.resume and any((folder / name).exists() for name in (LAST, PREVIOUS)):
-            raise JobFailed(f"{folder} holds checkpoints of an earlier run: resume it, or give another checkpoint_dir")
-        with storing(folder, "checkpoints"):
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
     def _initialize(self, sites: list[str]) -> None:
         """Let every site build its workflow, check that they agree, settle the global weights."""
         found = RunState.load(self._folder) if self.resume else None
@@ -222,6 +230,7 @@ class FCLController(AskingController):
             if problem:
                 raise JobFailed(problem)
             self._state = found
+            self._averaging.residual = found.residual
             self.info(f"resuming after {found.round} rounds")
         else:
             weights = self._initial_weights()
@@ -235,6 +244,9 @@ class FCLController(AskingController):
         task = with_tensors(DataKind.WEIGHTS, weights)
         task.set_header(Header.EXCHANGE, self.exchange)
         task.set_header(Header.ROUTE, self.route)
+        task.set_header(Header.FEATURE_BITS, self.feature_bits)
+        task.set_header(Header.PULL_ROWS, self.pull_rows)
+        task.set_header(Header.WEIGHT_BITS, self.weight_bits)
         task.set_header(Header.ENCRYPTION, self.encryption)
         task.set_header(Header.SITES, self._roster.sites)
         task.set_header(Header.RESUME_ROUND, self._resumed_round)
@@ -243,6 +255,7 @@ class FCLController(AskingController):
     def _enrol(self, reports: Mapping[str, Mapping[str, Any]]) -> Reasons:
         """Take in the sites that fit the federation; gives why the others do not."""
         refused: Reasons = {}
+        self._holders.forget(reports)
         for site in sorted(reports):
             problem = self._signature.misfit(reports[site], self._policy.active)
             if problem:
@@ -291,22 +304,25 @@ class FCLController(AskingController):
     def _round(self, number: int) -> RoundRecord:
         started, sites = time.monotonic(), self._roster.present
         record = RoundRecord(number, left_out=self._roster.left_out, sites={site: SiteRecord() for site in sites})
-        for entry in record.sites.values():
-            entry.bytes_weights_down = tensor_bytes(self._state.weights)
-        payloads: Payloads = [(self._weights_payload(number), sites)]
+        payloads = self._weights_payloads(number, record)
         if self._policy.active:
             shared: dict[str, Shareable] = {}
             accept = shares(shared, self._policy.relayed)
             taken, record.rejected = self.ask(TaskName.SHARE, payloads, self.task_timeout_s, accept)
+            self._holders.answered(number, taken, record.rejected)
             self.require_quorum(f"round {number + 1}, sharing", taken, record.rejected)
-            payloads = self._feature_payloads(number, shared, record)
+            payloads = feature_payloads(self._policy, number, shared)
+            for site, answer in shared.items() if self._policy.relayed else ():
+                record.sites[site].bytes_features_up = tensor_bytes(from_shareable(answer).data)
         asked = [site for _, group in payloads for site in group]
         average = self._averaging.begin(self._state.weights, self._signature.spec, asked)
         accept = updates(average, record, peer_route=not self._policy.relayed)
         for payload, _ in payloads:
+            self._stamp(payload, number)
             payload.set_header(Header.VALIDATE, self.validate_every > 0 and number % self.validate_every == 0)
         record.accepted, refused = self.ask(TaskName.TRAIN, payloads, self.task_timeout_s, accept)
         record.rejected.update(refused)
+        self._holders.answered(number, record.accepted, refused)
         self.require_quorum(f"round {number + 1}", record.accepted, refused)
         record.count = average.count
         accepted = {site: record.sites[site] for site in record.accepted}
@@ -314,6 +330,7 @@ class FCLController(AskingController):
         record.validation = mean_validation(accepted)
         self._keep_best(record.validation)  # before the weights that were validated are replaced
         self._state.weights = average.weights()
+        self._state.residual = self._averaging.residual
         self._state.round = number + 1
         self._state.count_round(record.accepted, record.rejected)
         self._state.offences = dict(self._roster.offences)
@@ -323,7 +340,7 @@ class FCLController(AskingController):
     def _final_validation(self) -> RoundRecord:
         started, sites = time.monotonic(), self._roster.present
         record = RoundRecord(self.num_rounds, left_out=self._roster.left_out, sites={s: SiteRecord() for s in sites})
-        payloads: Payloads = [(self._weights_payload(self.num_rounds), sites)]
+        payloads = self._weights_payloads(self.num_rounds, record)
         accept = validations(record.sites)
         record.accepted, record.rejected = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
         self.require_quorum("final validation", record.accepted, record.rejected)
@@ -343,7 +360,8 @@ class FCLController(AskingController):
         if self._state.best:
             models["best"] = (int(self._state.best["round"]), read_weights(self._folder / BEST))
         for kept, (number, weights) in models.items():
-            payload = self._stamped(self._averaging.payload(weights, self._signature.spec), number)
+            payload = self._averaging.payload(weights, self._signature.spec)
+            self._stamp(payload, number)
             payload.set_header(Header.KEEP, kept)
             payload.set_header(Header.VALIDATE, False)
             accept = validations({site: SiteRecord() for site in self._roster.sites})
@@ -354,30 +372,18 @@ class FCLController(AskingController):
                 raise JobFailed(f"no site kept the {kept} model, which no one else can read. {listed(refused)}")
             self.info(f"the {kept} model, after {number} rounds, is kept by {', '.join(taken)}")
 
-    def _weights_payload(self, number: int) -> Shareable:
-        return self._stamped(self._averaging.payload(self._state.weights, self._signature.spec), number)
+    def _weights_payloads(self, number: int, record: RoundRecord) -> Payloads:
+        full = partial(self._averaging.payload, self._state.weights, self._signature.spec)
+        payloads = self._holders.payloads(number, list(record.sites), self._averaging.change, full)
+        for payload, sites in payloads:
+            self._stamp(payload, number)
+            for site in sites:
+                record.sites[site].bytes_weights_down = tensor_bytes(from_shareable(payload).data)
+        return payloads
 
-    def _stamped(self, payload: Shareable, number: int) -> Shareable:
+    def _stamp(self, payload: Shareable, number: int) -> None:
         payload.set_header(Header.ROUND, number)
         payload.set_header(Header.TOTAL_ROUNDS, self.num_rounds)
-        return payload
-
-    def _feature_payloads(self, number: int, shared: Mapping[str, Shareable], record: RoundRecord) -> Payloads:
-        """Peer route: whom to pull from. Relay: to each site the features of all others."""
-        sites = sorted(shared)
-        if not self._policy.relayed:
-            payload = self._stamped(with_report({}), number)
-            # A site that shows nothing (withheld, cohort too small, budget spent) trains on, but is not asked in vain.
-            payload.set_header(Header.PEERS, [site for site in sites if report_of(shared[site])["rows"] > 0])
-            return [(payload, sites)]
-        dxos = {site: from_shareable(shared[site]) for site in sites}
-        for site, dxo in dxos.items():
-            record.sites[site].bytes_features_up = tensor_bytes(dxo.data)
-        payloads: Payloads = []
-        for site in sites:
-            others = {peer: dxos[peer].to_dict() for peer in sites if peer != site and rows_in(dxos[peer])}
-            payloads.append((self._stamped(DXO(DataKind.COLLECTION, data=others).to_shareable(), number), [site]))
-        return payloads
 
     def _keep_best(self, validation: Mapping[str, float]) -> None:
         if self.best_metric is None or not validation:

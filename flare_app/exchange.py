@@ -1,10 +1,13 @@
 """How features travel between sites: which, by which route, in what form, and what is accepted on arrival.
 
+All rows travel in every round: sites make them afresh with each round's weights, so none of them stays what it was.
+
 Letters: M shared rows, D feature length, S partitions.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 
 import torch
@@ -17,6 +20,8 @@ FEATURES = "FCL_FEATURES"  # data kind of a payload of features: filters recogni
 
 KINDS = ("none", "prototypes", "features")
 ROUTES = ("peer", "relay")
+FEATURE_BITS = (16, 8)
+LARGEST_CODE = 127  # of each row in 8 bits
 
 # Half precision rounds each entry to 11 bits, so a unit row of any length keeps its norm to well within this.
 _NORM_TOLERANCE = 1e-2
@@ -34,19 +39,30 @@ class Exchange:
         kind: ``"none"``, ``"prototypes"`` (the mean feature of each partition) or ``"features"`` (rows of the bank).
         route: ``"peer"``: sites pull from each other, end-to-end encrypted in a provisioned system; ``"relay"``: the
             server collects and forwards, and can read them.
+        bits: of each entry of a row on its way.
+        fan_out: peers whose features a site gets in a round; None for all.
+        pull_rows: rows that a site gets of each of them; None for all that they publish.
 
     Raises:
-        ValueError: on another kind or route.
+        ValueError: on other values.
     """
 
     kind: str = "none"
     route: str = "peer"
+    bits: int = 16
+    fan_out: int | None = None
+    pull_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"exchange must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.route not in ROUTES:
             raise ValueError(f"route must be one of {', '.join(ROUTES)}, got {self.route!r}")
+        if self.bits not in FEATURE_BITS:
+            raise ValueError(f"feature_bits must be one of {', '.join(map(str, FEATURE_BITS))}, got {self.bits!r}")
+        for name, value in (("fan_out", self.fan_out), ("pull_rows", self.pull_rows)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, or None for all; got {value!r}")
 
     @property
     def active(self) -> bool:
@@ -88,15 +104,21 @@ class Limits:
     max_rows: int
 
 
-def encode(features: FeatureSet, kind: str, round_number: int) -> DXO:
+def encode(features: FeatureSet, kind: str, round_number: int, bits: int = 16) -> DXO:
     """A payload of its own (no memory shared with ``features``, so that filters may edit it in place).
 
-    Rows travel in half precision, partitions as int16. The cohort and what is known of its privacy go along.
+    Rows travel in half precision, or as int8 codes: each row is stretched until its largest entry is 127, and rounded.
+    It needs no scale to go along, since its norm is known to be 1. Partitions travel as int16. The cohort and what is
+    known of its privacy go along.
     """
+    rows_MD = features.features.detach()
+    if bits == 8:
+        stretched_MD = rows_MD.float() / rows_MD.float().abs().amax(dim=1, keepdim=True) * LARGEST_CODE
+        rows_MD = stretched_MD.nan_to_num(0.0).round()  # a broken row is one of zeros, which no one takes
     return DXO(
         FEATURES,
         data={
-            "features": features.features.detach().to("cpu", torch.float16, copy=True).contiguous(),
+            "features": rows_MD.to("cpu", torch.float16 if bits == 16 else torch.int8, copy=True).contiguous(),
             "partition": features.partition.detach().to("cpu", torch.int16, copy=True).contiguous(),
         },
         meta={
@@ -106,6 +128,22 @@ def encode(features: FeatureSet, kind: str, round_number: int) -> DXO:
             **({"privacy": asdict(features.privacy)} if features.privacy else {}),
         },
     )
+
+
+def sampled(payload: DXO, rows: int | None, publisher: str, asker: str) -> DXO:
+    """``rows`` random rows of a payload, the same for the same asker in a round however often it asks; None: all.
+
+    The cohort that the payload tells stays that of all its rows: a sample shows less of the same volumes.
+    """
+    total = rows_in(payload)
+    if rows is None or rows >= total:
+        return payload
+    seed = hashlib.sha256(f"{payload.get_meta_prop('round')} {publisher} {asker}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
+    # Sorted: the published order is known to tell nothing of volumes.
+    chosen_K = torch.randperm(total, generator=generator)[:rows].sort().values
+    data = {name: tensor[chosen_K] for name, tensor in payload.data.items()}
+    return DXO(payload.data_kind, data=data, meta=dict(payload.meta))
 
 
 def no_features(feature_length: int) -> FeatureSet:
@@ -144,17 +182,35 @@ def decode(dxo: DXO, kind: str, round_number: int, limits: Limits) -> FeatureSet
         )
     if len(rows_MD) > limits.max_rows:
         raise ExchangeError(f"{len(rows_MD)} rows, more than the {limits.max_rows} accepted from one site")
+    problem = rows_problem(rows_MD)
+    if problem:
+        raise ExchangeError(problem)
     rows_MD, partition_M = rows_MD.float(), partition_M.long()
-    if not torch.isfinite(rows_MD).all():
-        raise ExchangeError("features hold NaN or infinite values")
-    norm_M = rows_MD.norm(dim=1, keepdim=True)
-    if ((norm_M - 1).abs() > _NORM_TOLERANCE).any():
-        raise ExchangeError(f"features are not of unit norm: from {norm_M.min():.4g} to {norm_M.max():.4g}")
     if ((partition_M < 0) | (partition_M >= limits.partitions)).any():
         raise ExchangeError(
             f"partitions from {partition_M.min()} to {partition_M.max()}, outside 0 to {limits.partitions - 1}"
         )
-    return FeatureSet(rows_MD / norm_M, partition_M, *_told(dxo))
+    return FeatureSet(rows_MD / rows_MD.norm(dim=1, keepdim=True), partition_M, *_told(dxo))
+
+
+def rows_problem(rows_MD: Tensor) -> str | None:
+    """Why rows are none that :func:`encode` gives of unit vectors; None when they may be.
+
+    Codes have no norm to check; that the largest of each row is 127 leaves nothing but the direction to be told.
+    """
+    if rows_MD.dtype == torch.int8:
+        largest_M = rows_MD.short().abs().amax(dim=1)
+        if (largest_M != LARGEST_CODE).any():
+            return f"rows of codes whose largest is from {largest_M.min()} to {largest_M.max()}, not {LARGEST_CODE}"
+        return None
+    if not rows_MD.is_floating_point():
+        return f"features are {rows_MD.dtype}, neither half precision nor codes of 8 bits"
+    norm_M = rows_MD.float().norm(dim=1)
+    if not torch.isfinite(norm_M).all():
+        return "features hold NaN or infinite values"
+    if ((norm_M - 1).abs() > _NORM_TOLERANCE).any():
+        return f"features are not of unit norm: from {norm_M.min():.4g} to {norm_M.max():.4g}"
+    return None
 
 
 def _told(dxo: DXO) -> tuple[int, FeaturePrivacy | None]:

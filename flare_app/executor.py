@@ -23,12 +23,13 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.memory_utils import cleanup_memory
 from torch import Tensor
 
-from fcl.federation import FeatureSet, Participant, TrainReport
+from fcl.federation import FeatureSet, Participant
 from flare_app.aggregation import tensor_spec
+from flare_app.egress.rules import asking_site
 from flare_app.encryption.site import keep_model, site_key
-from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode, no_features
+from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode, no_features, sampled
 from flare_app.memory import peak_mib, reset_peak
-from flare_app.peers import Peers
+from flare_app.peers import Peers, feature_request
 from flare_app.protocol import (
     Header,
     SiteError,
@@ -42,6 +43,7 @@ from flare_app.protocol import (
 from flare_app.site import HostedJob
 from flare_app.state import SiteState, SiteStates, random_state, set_random_state
 from flare_app.storage import StorageError
+from flare_app.weights import SiteWeights
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class FCLExecutor(Executor):
         self._workflow: Any = None
         self._participant: Participant | None = None
         self._configuration: dict[str, Any] = {}
-        self._global: dict[str, Tensor] = {}
+        self._weights = SiteWeights()
         self._models = Path()
         self._key: dict[str, str] = {}  # fingerprint, where weights are encrypted
         self._published: _Published | None = None
@@ -168,7 +170,12 @@ class FCLExecutor(Executor):
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def _initialize(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        self._exchange = Exchange(task.get_header(Header.EXCHANGE), task.get_header(Header.ROUTE))
+        self._exchange = Exchange(
+            task.get_header(Header.EXCHANGE),
+            task.get_header(Header.ROUTE),
+            bits=task.get_header(Header.FEATURE_BITS, 16),
+            pull_rows=task.get_header(Header.PULL_ROWS),
+        )
         secure = bool(fl_ctx.get_prop(FLContextKey.SECURE_MODE, False))
         simulated = bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
         refused = self._exchange.refusal(secure, simulated)
@@ -176,6 +183,7 @@ class FCLExecutor(Executor):
             raise SiteError(refused)
         if self._participant is None:
             self._key = site_key(task, fl_ctx)
+            self._weights = SiteWeights(task.get_header(Header.WEIGHT_BITS, 32))
             self._open(fl_ctx, threads=_share_of_cores(task.get_header(Header.SITES)) if simulated else None)
         participant = self._ready()
         described = participant.describe()
@@ -211,7 +219,7 @@ class FCLExecutor(Executor):
         features = self._own_features(participant, kind)
         self._published = _Published(round_number, kind, features)
         if self._exchange.relayed:
-            return encode(features, kind, round_number).to_shareable()
+            return encode(features, kind, round_number, self._exchange.bits).to_shareable()
         return with_report(
             {"rows": len(features), "volumes": int(features.volumes), "privacy": self._published.privacy}
         )
@@ -221,7 +229,8 @@ class FCLExecutor(Executor):
         published, round_number = self._published, task.get_header(Header.ROUND)
         if published is None or published.round != round_number:
             raise SiteError(f"no features of round {round_number} are published here")
-        return encode(published.features, published.kind, published.round).to_shareable()
+        payload = encode(published.features, published.kind, published.round, self._exchange.bits)
+        return sampled(payload, task.get_header(Header.PULL_ROWS), self._site, asking_site(fl_ctx) or "").to_shareable()
 
     def _train(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, started = self._ready(), time.monotonic()
@@ -235,6 +244,7 @@ class FCLExecutor(Executor):
         validation = _finite(participant.validate() if task.get_header(Header.VALIDATE, False) else {})
         result = participant.train(lambda: bool(abort_signal.triggered))
         metrics = _finite(result.metrics)
+        update = self._weights.update(result.weights)
         self._save(participant, round_number + 1)
         report = {
             "count": int(result.count),
@@ -245,14 +255,13 @@ class FCLExecutor(Executor):
             "peak_mib": peak_mib(),
             "privacy": self._published.privacy if self._published else None,
         }
-        update = self._difference(result)
         cleanup_memory()  # else freed blocks stay with the allocator, and the process grows by rounds
         return with_tensors(DataKind.WEIGHT_DIFF, update, report)
 
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant = self._ready()
         self._begin_round(participant, task)
-        kept = keep_model(self._models, task, self._global, self._configuration)
+        kept = keep_model(self._models, task, self._weights.current, self._configuration)
         if kept is not None:
             self.logger.info(f"{self._site}: the global model is {kept}")
         return with_report(
@@ -308,6 +317,7 @@ class FCLExecutor(Executor):
             self.logger.warning(f"{self._site}: the newest saved state is of round {state.round}, not {round_number}")
         participant.load_state_dict(state.participant)
         set_random_state(state.rng)
+        self._weights.feedback.residual = state.residual
         self._trained = state.round
         return state.round
 
@@ -316,15 +326,15 @@ class FCLExecutor(Executor):
         if self._states is None:
             return
         try:
-            self._states.save(SiteState(rounds, participant.state_dict(), random_state()))
+            residual = self._weights.feedback.residual
+            self._states.save(SiteState(rounds, participant.state_dict(), random_state(), residual))
         except StorageError as error:
             # Its result would count for a round that this site could not resume from.
             raise SiteError(f"the state after round {rounds} cannot be saved, see the log of {self._site}") from error
 
     def _begin_round(self, participant: Participant, task: Shareable) -> int:
-        self._global = tensors_of(task, DataKind.WEIGHTS)
         round_number = int(task.get_header(Header.ROUND))
-        participant.begin_round(round_number, int(task.get_header(Header.TOTAL_ROUNDS)), self._global)
+        participant.begin_round(round_number, int(task.get_header(Header.TOTAL_ROUNDS)), self._weights.take(task))
         return round_number
 
     def _own_features(self, participant: Participant, kind: str) -> FeatureSet:
@@ -343,7 +353,8 @@ class FCLExecutor(Executor):
             payloads = {site: from_dict(entry) for site, entry in from_shareable(task).data.items()}
         else:
             peers = [peer for peer in task.get_header(Header.PEERS) if peer != self._site]
-            payloads = self._peers.pull(peers, round_number, fl_ctx, abort_signal)
+            request = feature_request(round_number, self._exchange.pull_rows)
+            payloads = self._peers.pull(peers, request, fl_ctx, abort_signal)
         received = {}
         for peer in sorted(payloads):
             try:
@@ -354,11 +365,6 @@ class FCLExecutor(Executor):
             participant.receive(peer, features, round_number)
             received[peer] = tensor_bytes(payloads[peer].data)
         return received
-
-    def _difference(self, result: TrainReport) -> dict[str, Tensor]:
-        if result.weights.keys() != self._global.keys():
-            raise SiteError("the tensors after training are not those that the round began with")
-        return {name: (weight - self._global[name]).contiguous() for name, weight in result.weights.items()}
 
 
 def _share_of_cores(sites: list[str]) -> int | None:

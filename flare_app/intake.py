@@ -43,7 +43,9 @@ def shares(into: dict[str, Shareable], relayed: bool) -> Accept:
 
     def accept(site: str, answer: Shareable) -> None:
         if relayed:
-            tensors_of(answer, FEATURES)
+            lengths = {name: len(tensor) for name, tensor in tensors_of(answer, FEATURES).items()}
+            if len(set(lengths.values())) != 1:
+                raise ValueError(f"its tensors are of different lengths: {lengths}")
         else:
             int(report_of(answer)["rows"])
         into[site] = answer

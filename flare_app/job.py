@@ -5,8 +5,10 @@ Examples:
     python -m flare_app.job run fcl_pretrain --sites 4 --workspace runs/alone --exchange none --seed 1
     python -m flare_app.job run finetune --sites 4 --workspace runs/finetune \\
         --pretrained runs/pretrain/server/simulate_job/fcl/last.pt --set annotated=1
+    python -m flare_app.job run finetune --sites 4 --workspace runs/prox --method fedprox
     python -m flare_app.job run fcl_pretrain --workspace runs/long --rounds 50 --checkpoint-dir runs/state --resume
     python -m flare_app.job run finetune --workspace runs/encrypted --encryption he
+    python -m flare_app.job run fcl_pretrain --workspace runs/lean --weight-bits 8 --feature-bits 8 --fan-out 3
     python -m flare_app.job export fcl_pretrain --out jobs
     python -m flare_app.job export fcl_pretrain --out runs/jobs --self-contained
     nvflare simulator jobs/fcl_pretrain -n 4 -t 4 -w runs/pretrain
@@ -53,6 +55,7 @@ class JobSettings:
     Args:
         name: of the job and its folder.
         config: the bundle's config files, in order of merging.
+        methods: folder in the bundle's ``configs`` whose overlays fit ``config``.
         data: overlay in the bundle's ``configs/data`` for sites that name none themselves.
         overrides: config keys set at every site.
         seed: of the job.
@@ -63,6 +66,7 @@ class JobSettings:
 
     name: str
     config: tuple[str, ...]
+    methods: str = "methods"
     data: str | None = "phantom"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -81,13 +85,17 @@ class JobSettings:
     checkpoint_dir: str | None = None
     resume: bool = False
     encryption: str = "none"
+    weight_bits: int = 32
+    feature_bits: int = 16
+    fan_out: int | None = None
+    pull_rows: int | None = None
     max_update_norm: float | None = None
     bundle_root: str | None = None
 
 
 JOBS = {
     "fcl_pretrain": JobSettings("fcl_pretrain", ("configs/pretrain.json",), exchange="features"),
-    "finetune": JobSettings("finetune", ("configs/finetune.json",), best_metric="mean_dice"),
+    "finetune": JobSettings("finetune", ("configs/finetune.json",), methods="finetuning", best_metric="mean_dice"),
 }
 
 
@@ -122,6 +130,10 @@ def build_job(settings: JobSettings) -> FedJob:
             checkpoint_dir=settings.checkpoint_dir,
             resume=settings.resume,
             encryption=settings.encryption,
+            weight_bits=settings.weight_bits,
+            feature_bits=settings.feature_bits,
+            fan_out=settings.fan_out,
+            pull_rows=settings.pull_rows,
             max_update_norm=settings.max_update_norm,
         ),
         id="controller",
@@ -235,11 +247,15 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
             "validate_every",
             "checkpoint_dir",
             "encryption",
+            "weight_bits",
+            "feature_bits",
+            "fan_out",
+            "pull_rows",
             "bundle_root",
         )
     }
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
-    method = (f"configs/methods/{arguments.method}.json",) if arguments.method else ()
+    method = (f"configs/{settings.methods}/{arguments.method}.json",) if arguments.method else ()
     # The simulator runs in its own workspace: a path relative to this folder would point elsewhere there.
     pretrained = str(Path(arguments.pretrained).resolve()) if arguments.pretrained else None
     return replace(
@@ -251,13 +267,19 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
     )
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("job", choices=sorted(JOBS))
     options.add_argument("--rounds", type=int, metavar="N", help="rounds in all")
     options.add_argument("--exchange", choices=("none", "prototypes", "features"), help="what sites show each other")
     options.add_argument("--route", choices=("peer", "relay"), help="between sites, or through the server")
-    options.add_argument("--method", metavar="NAME", help="overlay in the bundle's configs/methods")
+    options.add_argument("--method", metavar="NAME", help="overlay in configs/methods (finetune: configs/finetuning)")
     options.add_argument("--data", metavar="NAME", help="overlay in the bundle's configs/data (phantom)")
     options.add_argument(
         "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="config key, set at all sites"
@@ -271,6 +293,14 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--encryption", choices=("none", "he"), help="he: the server averages weights that it cannot read (none)"
     )
+    options.add_argument(
+        "--weight-bits", type=int, choices=(32, 16, 8, 4), help="in which changes of weights travel (32)"
+    )
+    options.add_argument("--feature-bits", type=int, choices=(16, 8), help="in which features travel (16)")
+    options.add_argument(
+        "--fan-out", type=_count, metavar="N", help="peers whose features a site gets in a round (all)"
+    )
+    options.add_argument("--pull-rows", type=_count, metavar="N", help="rows that it gets of each of them (all)")
     options.add_argument("--resume", action="store_true", help="go on from the checkpoints in --checkpoint-dir")
     options.add_argument("--bundle-root", metavar="DIR", help="another bundle than the installed one")
     parser = argparse.ArgumentParser(

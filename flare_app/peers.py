@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -40,35 +41,33 @@ class Peers:
         """Learn the job's filters; to be called when the run starts."""
         self._tasks.start_controller(fl_ctx)
 
-    def pull(self, peers: Sequence[str], round_number: int, fl_ctx: FLContext, abort_signal: Signal) -> dict[str, DXO]:
-        """What each of ``peers`` published in this round; all are asked at the same time.
+    def pull(self, peers: Sequence[str], request: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> dict[str, DXO]:
+        """What each of ``peers`` answers to ``request`` (see :func:`feature_request`); all are asked at the same time.
 
         Those that refuse (not started yet, nothing published yet, a filter) or stay silent for half the time are asked
         once more; those that give no answer then are left out. End-to-end encrypted between the two sites whenever the
         system has certificates.
         """
-        deadline = time.monotonic() + self._timeout_s
-        answers = self._ask(peers, self._timeout_s / 2, round_number, fl_ctx, abort_signal)
+        deadline, round_number = time.monotonic() + self._timeout_s, request.get_header(Header.ROUND)
+        answers = self._ask(peers, self._timeout_s / 2, request, fl_ctx, abort_signal)
         silent = [peer for peer in peers if peer not in answers]
         if silent and not abort_signal.triggered:
             time.sleep(self._pause_s)
-            answers.update(self._ask(silent, deadline - time.monotonic(), round_number, fl_ctx, abort_signal))
+            answers.update(self._ask(silent, deadline - time.monotonic(), request, fl_ctx, abort_signal))
         for peer in sorted(set(peers) - answers.keys()):
             logger.warning("round %d: no features from %s within %g s", round_number, peer, self._timeout_s)
         return answers
 
     def _ask(
-        self, peers: Sequence[str], timeout_s: float, round_number: int, fl_ctx: FLContext, abort_signal: Signal
+        self, peers: Sequence[str], timeout_s: float, request: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> dict[str, DXO]:
         if not peers:
             return {}
         engine = fl_ctx.get_engine()
         engine.get_job_clients(fl_ctx)  # the engine resolves peers by name only after this
-        request = Shareable()
-        request.set_header(Header.ROUND, round_number)
         task = Task(
             name=TaskName.GET_FEATURES,
-            data=request,
+            data=copy.deepcopy(request),  # FLARE adds headers of its own
             timeout=max(1, math.ceil(timeout_s)),
             secure=bool(fl_ctx.get_prop(FLContextKey.SECURE_MODE, False)),
         )
@@ -83,5 +82,15 @@ class Peers:
             try:
                 answers[peer] = from_shareable(reply)
             except ValueError as error:  # a peer's nonsense is no reason for this site to fail
-                logger.warning("round %d: the answer of %s cannot be read: %s", round_number, peer, error)
+                number = request.get_header(Header.ROUND)
+                logger.warning("round %d: the answer of %s cannot be read: %s", number, peer, error)
         return answers
+
+
+def feature_request(round_number: int, rows: int | None) -> Shareable:
+    """What a site asks its peers: the features of a round, some random ``rows`` of them or (None) all."""
+    request = Shareable()
+    request.set_header(Header.ROUND, round_number)
+    if rows is not None:
+        request.set_header(Header.PULL_ROWS, rows)
+    return request

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flare_app.storage import replacing, storing, sync_folder
+from flare_app.storage import StorageError, replacing, storing, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,32 @@ LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
 _NEW = "next.pt"
+_RESIDUAL = "residual_{}.pt"  # beside the checkpoint of the same round, which others start from and need not know it
+
+
+def open_folder(root: Path, run_dir: Path, checkpoint_dir: str | None, resume: bool) -> Path:
+    """The folder for the server's checkpoints and log of rounds, made where it is missing.
+
+    Args:
+        root: the server's workspace.
+        run_dir: the job's run folder, which takes them when there is no ``checkpoint_dir``.
+        checkpoint_dir: relative to ``root``, or absolute (then ``server`` is appended).
+        resume: whether earlier checkpoints may lie there.
+
+    Raises:
+        StorageError: when it cannot be made, or holds the checkpoints of another run.
+    """
+    if checkpoint_dir is None:
+        folder = run_dir / "fcl"
+    elif Path(checkpoint_dir).is_absolute():
+        folder = Path(checkpoint_dir) / "server"
+    else:
+        folder = root / checkpoint_dir
+    if not resume and any((folder / name).exists() for name in (LAST, PREVIOUS)):
+        raise StorageError(f"{folder} holds checkpoints of an earlier run: resume it, or give another checkpoint_dir")
+    with storing(folder, "checkpoints"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @dataclass
@@ -39,6 +65,7 @@ class RunState:
         best: ``{"round", "value"}`` of the best validation so far.
         sites: per site the rounds in which its result was accepted and those in which it was refused.
         offences: per site how many of its updates were rejected for what they held.
+        residual: what rounding has kept back of the changes of the weights, where those travel in fewer bits.
     """
 
     weights: dict[str, Tensor]
@@ -48,11 +75,12 @@ class RunState:
     best: dict[str, float] = field(default_factory=dict)
     sites: dict[str, dict[str, int]] = field(default_factory=dict)
     offences: dict[str, int] = field(default_factory=dict)
+    residual: dict[str, Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the weights, as plain values: the card of the checkpoint."""
-        card = asdict(replace(self, weights={}))
-        del card["weights"]
+        """All but the tensors, as plain values: the card of the checkpoint."""
+        card = asdict(replace(self, weights={}, residual={}))
+        del card["weights"], card["residual"]
         return card
 
     @classmethod
@@ -76,11 +104,17 @@ class RunState:
 
         last, new = folder / LAST, folder / _NEW
         with storing(folder, f"the checkpoint after round {self.round}"):
+            if self.residual:
+                with replacing(_residual_file(folder, self.round)) as stream:
+                    torch.save(self.residual, stream)
             write_weights(new, self.weights, self.state_dict())
             if last.exists():
                 os.replace(last, folder / PREVIOUS)
             os.replace(new, last)
             sync_folder(folder)
+            for file in folder.glob(_RESIDUAL.format("*")):
+                if file not in (_residual_file(folder, self.round), _residual_file(folder, self.round - 1)):
+                    file.unlink()
 
     def save_best(self, folder: Path) -> None:
         """Write ``best.pt`` from the present weights.
@@ -105,7 +139,10 @@ class RunState:
         found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
         for file in found:
             try:
-                return cls.load_state_dict(read_weights(file), read_card(file))
+                state = cls.load_state_dict(read_weights(file), read_card(file))
+                residual = _residual_file(folder, state.round)
+                state.residual = read_weights(residual) if residual.exists() else {}
+                return state
             except (CheckpointError, KeyError) as error:
                 logger.warning("%s is skipped: %s", file, error)
         if found:
@@ -122,14 +159,21 @@ class SiteState:
         round: rounds finished.
         participant: all that the participant keeps.
         rng: states of the random generators of this process.
+        residual: what rounding has kept back of this site's updates, where they travel in fewer bits.
     """
 
     round: int
     participant: dict[str, Any]
     rng: dict[str, Any]
+    residual: dict[str, Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"round": self.round, "participant": self.participant, "rng": self.rng}
+        return {
+            "round": self.round,
+            "participant": self.participant,
+            "rng": self.rng,
+            "residual": self.residual,
+        }
 
     @classmethod
     def load_state_dict(cls, state: Mapping[str, Any]) -> SiteState:
@@ -195,6 +239,10 @@ class SiteStates:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round_*.pt"))
+
+
+def _residual_file(folder: Path, round_number: int) -> Path:
+    return folder / _RESIDUAL.format(f"{round_number:05d}")
 
 
 def _round_of(file: Path) -> int:

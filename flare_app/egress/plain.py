@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 class EgressError(Exception):
     """A payload that must not leave. Its text names the rule alone, since FLARE logs it.
@@ -26,6 +29,16 @@ def is_count(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and abs(value) < 2**63
+
+
+def check_plain(what: str, name: str, tensor: Any) -> None:
+    """Refuse all but plain tensors: MONAI's MetaTensor, a subclass, carries the name of the file it was read from.
+
+    Raises:
+        EgressError: by the rule ``<what>.tensors``.
+    """
+    if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise EgressError(f"{what}.tensors", f"{name} is a {type(tensor).__name__}, not a plain tensor on the CPU")
 
 
 def shown(names: Any) -> str:

@@ -20,19 +20,19 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from torch import Tensor
 
-from flare_app.egress.plain import EgressError, is_count, shown
+from flare_app.compression import SCALE
+from flare_app.egress.plain import EgressError, check_plain, is_count, shown
 from flare_app.egress.policy import FEATURE_KINDS, EgressPolicy
 from flare_app.egress.reports import check_privacy, check_report
-from flare_app.exchange import FEATURES, encode, no_features, rows_in
+from flare_app.egress.values import squared_norm
+from flare_app.exchange import FEATURES, encode, no_features, rows_in, rows_problem
 from flare_app.protocol import REPORT, Header, TaskName, path_like
 
-_NORM_TOLERANCE = 1e-2  # half precision rounds each entry to 11 bits
 _REASON_LENGTH = 1000
 _PROPERTY_LENGTH = 256
 _RETURN_CODES = {value for name, value in vars(ReturnCode).items() if not name.startswith("_")}
 _FEATURE_TASKS = (TaskName.SHARE, TaskName.GET_FEATURES)
 _WEIGHT_TASKS = {DataKind.WEIGHTS: TaskName.INITIAL_WEIGHTS, DataKind.WEIGHT_DIFF: TaskName.TRAIN}
-_WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ROUNDS_REMEMBERED = 8
 
 
@@ -52,11 +52,11 @@ class Release:
 
 
 class RowsPerRound:
-    """Counts different feature rows let out in a round: the same snapshot sent to many peers counts once."""
+    """Counts different feature rows let out in a round: one that many peers get, in whatever sample, counts once."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._sent: dict[int, dict[str, int]] = {}
+        self._sent: dict[int, set[bytes]] = {}
         self._lock = threading.Lock()  # peers ask on threads of their own
 
     def take(self, round_number: int, rows_MD: Tensor) -> None:
@@ -65,15 +65,15 @@ class RowsPerRound:
         Raises:
             EgressError: when the round would have more than allowed.
         """
-        digest = hashlib.sha256(rows_MD.contiguous().numpy().tobytes()).hexdigest()
+        rows = {hashlib.sha256(row.tobytes()).digest() for row in rows_MD.contiguous().numpy()}
         with self._lock:
-            sent = self._sent.setdefault(round_number, {})
-            total = sum(sent.values()) + (0 if digest in sent else len(rows_MD))
+            sent = self._sent.setdefault(round_number, set())
+            total = len(sent | rows)
             if total > self.most:
                 raise EgressError(
                     "features.rows", f"{total} rows in round {round_number}, at most {self.most} may leave"
                 )
-            sent[digest] = len(rows_MD)
+            sent |= rows
             while len(self._sent) > _ROUNDS_REMEMBERED:
                 del self._sent[min(self._sent)]
 
@@ -130,12 +130,13 @@ def asking_site(fl_ctx: FLContext) -> str | None:
 
 
 def examine_request(payload: Shareable) -> None:
-    """What this site sends to a peer as a *request* may ask for the features of a round and hold nothing else.
+    """What this site sends to a peer as a *request* may ask for features of a round, and how many, and nothing else.
 
     Raises:
         EgressError: when it holds more.
     """
-    _headers(payload, {ReservedHeaderKey.TASK_NAME: lambda value: value == TaskName.GET_FEATURES})
+    asked = {ReservedHeaderKey.TASK_NAME: lambda value: value == TaskName.GET_FEATURES, Header.PULL_ROWS: is_count}
+    _headers(payload, asked)
     if set(payload) - {ReservedHeaderKey.HEADERS}:
         raise EgressError("request", f"data in a request to a peer: {shown(payload)}")
 
@@ -200,19 +201,19 @@ def _feature_tensors(policy: EgressPolicy, data: Any) -> None:
     if not isinstance(data, dict) or set(data) != {"features", "partition"}:
         raise EgressError("features.names", f"tensors {shown(data)}")
     for name, tensor in data.items():
-        _plain_tensor("features", name, tensor)
+        check_plain("features", name, tensor)
     rows_MD, partition_M = data["features"], data["partition"]
-    if rows_MD.dtype != torch.float16 or partition_M.dtype != torch.int16:
-        raise EgressError("features.dtype", f"{rows_MD.dtype} and {partition_M.dtype}, not float16 and int16")
+    if rows_MD.dtype not in (torch.float16, torch.int8) or partition_M.dtype != torch.int16:
+        raise EgressError("features.dtype", f"{rows_MD.dtype} and {partition_M.dtype}, not float16 or int8, and int16")
     if rows_MD.ndim != 2 or rows_MD.shape[1] > policy.max_feature_length or partition_M.shape != rows_MD.shape[:1]:
         raise EgressError("features.shape", f"{tuple(rows_MD.shape)} and {tuple(partition_M.shape)}")
     if len(rows_MD) > policy.max_rows:
         raise EgressError("features.rows", f"{len(rows_MD)} rows, at most {policy.max_rows} may leave")
-    norm_M = rows_MD.float().norm(dim=1)
-    if not torch.isfinite(norm_M).all():
+    if not torch.isfinite(rows_MD).all():
         raise EgressError("features.finite", "NaN or infinite values")
-    if ((norm_M - 1).abs() > _NORM_TOLERANCE).any():
-        raise EgressError("features.norm", f"norms from {norm_M.min():.4g} to {norm_M.max():.4g}, not 1")
+    problem = rows_problem(rows_MD)
+    if problem:
+        raise EgressError("features.norm", problem)
     if ((partition_M < 0) | (partition_M >= policy.max_partitions)).any():
         raise EgressError("features.partition", f"partitions beyond 0 to {policy.max_partitions - 1}")
 
@@ -237,24 +238,23 @@ def _weights(policy: EgressPolicy, task: str, payload: Shareable) -> Release:
         raise EgressError("weights.task", f"{dxo.data_kind} as answer to {task!r}")
     if not isinstance(dxo.data, dict):
         raise EgressError("weights.names", "no table of tensors")
-    strangers = [name for name in dxo.data if not isinstance(name, str) or not policy.allows_weight(name)]
+    strangers = [
+        name for name in dxo.data if not isinstance(name, str) or not policy.allows_weight(_weight(name, task))
+    ]
     if strangers:
         raise EgressError("weights.names", f"tensors {shown(strangers)}, declared are {', '.join(policy.weights)}")
-    squares = 0.0
-    for name, tensor in dxo.data.items():
-        _plain_tensor("weights", name, tensor)
-        if tensor.dtype not in _WEIGHT_DTYPES:
-            raise EgressError("weights.dtype", f"{name} is {tensor.dtype}")
-        squares += float(tensor.double().square().sum())
-    # Sums over NaN and infinity are such themselves.
-    if not math.isfinite(squares):
-        raise EgressError("weights.finite", "NaN or infinite values: the training diverged", stops=False)
+    squares = squared_norm(dxo.data)
     if task == TaskName.TRAIN and policy.max_norm is not None and squares > policy.max_norm**2:
         detail = f"the norm of the update is {math.sqrt(squares):.4g}, above {policy.max_norm:.4g}"
         raise EgressError("weights.norm", detail, stops=False)
     report = _meta(dxo.meta, {REPORT}).get(REPORT, {})
     entries = _tensor_entries(dxo.data)
     return Release(payload, [*entries, check_report(policy, task, report)] if report else entries)
+
+
+def _weight(name: str, task: str) -> str:
+    """The weight that a tensor is part of: of an update its codes, or their scales."""
+    return name.removesuffix(SCALE) if task == TaskName.TRAIN else name
 
 
 # -- reports ----------------------------------------------------------------------------------------------------------
@@ -274,12 +274,6 @@ def _plain_report(policy: EgressPolicy, task: str, payload: Shareable) -> Releas
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
-
-
-def _plain_tensor(what: str, name: str, tensor: Any) -> None:
-    # A subclass such as MONAI's MetaTensor carries the name of the file it was read from.
-    if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        raise EgressError(f"{what}.tensors", f"{name} is a {type(tensor).__name__}, not a plain tensor on the CPU")
 
 
 def _tensor_entries(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:

@@ -77,6 +77,8 @@ class EncryptedAveraging:
 
     def __init__(self) -> None:
         self._context: tenseal.Context | None = None
+        self.change: dict[str, Tensor] | None = None
+        self.residual: dict[str, Tensor] = {}
 
     def refusal(self, fl_ctx: FLContext) -> str | None:
         try:

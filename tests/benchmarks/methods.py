@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import fcl
+from flare_app.job import RESULTS
+from tests.benchmarks.simulated import MIB, run_job, run_parser, tabulate
 
 METHODS = fcl.bundle_root() / "configs" / "methods"
-RESULTS = Path("server/simulate_job/fcl")
 ON_AN_ENCODER = {"local_lr": "gd", "local_ld": "gd"}  # and whose encoder they stand on
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,9 @@ def summarise(method: str, rounds: Sequence[dict[str, Any]]) -> Row:
     measured = [line["validation"]["partition_knn"] for line in rounds if "partition_knn" in line["validation"]]
     return Row(
         method=method,
-        up=(mean("bytes_weights_up") + mean("bytes_features_up")) / _MIB,
-        down=(mean("bytes_weights_down") + mean("bytes_features_down")) / _MIB,
-        features=mean("bytes_features_up") / _MIB,
+        up=(mean("bytes_weights_up") + mean("bytes_features_up")) / MIB,
+        down=(mean("bytes_weights_down") + mean("bytes_features_down")) / MIB,
+        features=mean("bytes_features_up") / MIB,
         seconds=mean("seconds", trained[1:] or trained),
         loss=(trained[0]["metrics"]["loss"], trained[-1]["metrics"]["loss"]),
         spread=(trained[0]["metrics"]["spread"], trained[-1]["metrics"]["spread"])
@@ -108,50 +107,24 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def run(method: str, workspace: Path, arguments: argparse.Namespace) -> Row:
     """Run one method; raises ``RuntimeError`` with the end of its output when it fails."""
-    command = [sys.executable, "-m", "flare_app.job", "run", "fcl_pretrain", "--method", method]
-    command += ["--sites", str(arguments.sites), "--rounds", str(arguments.rounds), "--seed", str(arguments.seed)]
-    command += ["--exchange", "features" if shares_features(method) else "none", "--workspace", str(workspace / method)]
-    for setting in arguments.set:
-        command += ["--set", setting]
+    options = ["--method", method, "--exchange", "features" if shares_features(method) else "none"]
     if method in ON_AN_ENCODER:
         encoder = workspace / ON_AN_ENCODER[method] / RESULTS / "last.pt"
         if not encoder.is_file():
             raise RuntimeError(f"{method} stands on the encoder of {ON_AN_ENCODER[method]}: run that before it")
-        command += ["--pretrained", str(encoder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError((result.stdout + result.stderr)[-2000:])
-    lines = (workspace / method / RESULTS / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-    return summarise(method, [json.loads(line) for line in lines])
+        options += ["--pretrained", str(encoder)]
+    return summarise(method, run_job("fcl_pretrain", workspace / method, arguments, options))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; gives the exit code: 1 when a method failed."""
     known = sorted(path.stem for path in METHODS.glob("*.json"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = run_parser(__doc__, Path("runs/methods"))
     parser.add_argument("--methods", nargs="+", choices=known, default=known, metavar="NAME", help=", ".join(known))
-    parser.add_argument("--sites", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="config key, set at all sites")
-    parser.add_argument("--workspace", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--out", type=Path, help="file to write the table to as well")
     arguments = parser.parse_args(argv)
     workspace = arguments.workspace.resolve()
-    rows, failed = [], []
-    for method in sorted(arguments.methods, key=lambda name: name in ON_AN_ENCODER):
-        try:
-            rows.append(run(method, workspace, arguments))
-            print(as_markdown(rows[-1:]).splitlines()[-1], flush=True)
-        except RuntimeError as error:
-            failed.append(method)
-            print(f"{method} failed: {error}", file=sys.stderr, flush=True)
-    table = as_markdown(rows)
-    print(f"\n{table}")
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(table, encoding="utf-8")
-    return 1 if failed else 0
+    methods = sorted(arguments.methods, key=lambda name: name in ON_AN_ENCODER)
+    return tabulate(methods, lambda method: run(method, workspace, arguments), as_markdown, arguments.out)
 
 
 if __name__ == "__main__":

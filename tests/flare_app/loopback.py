@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
 from nvflare.apis.dxo import DXO, from_shareable
@@ -69,9 +70,8 @@ class LoopbackPeers:
     def __init__(self, federation: Federation, site: str) -> None:
         self.federation, self.site = federation, site
 
-    def pull(self, peers: Sequence[str], round_number: int, fl_ctx: FLContext, abort_signal: Signal) -> dict[str, DXO]:
-        request = Shareable()
-        request.set_header(Header.ROUND, round_number)
+    def pull(self, peers: Sequence[str], request: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> dict[str, DXO]:
+        self.federation.pulls.append((self.site, sorted(peers)))
         replies = {
             peer: self.federation.execute(peer, TaskName.GET_FEATURES, request, by=self.site) for peer in sorted(peers)
         }
@@ -116,10 +116,13 @@ class Federation:
         self.root, self.sites = root, list(sites)
         self.silent, self.gone = silent or {}, gone
         self.silent_peers: set[str] = set()
+        self._generators: dict[str, torch.Tensor] = {}  # each site's global one, as if it had a process of its own
         self.scopes = scopes or {}
         self.replies: list[tuple[str, str, Shareable]] = []  # site, task and what left
         self.panics: list[str] = []
         self.asked: list[tuple[str, list[str]]] = []
+        self.sent: list[tuple[str, str, str]] = []  # site, task and kind of the data that the server sent along
+        self.pulls: list[tuple[str, list[str]]] = []  # site and the peers that it asked
         self.engine = FakeEngine(root / "server", sites)
         self.engines = {site: FakeEngine(root / site) for site in sites}
         base = {"config": ["configs/fake.json"], "data": "toy", "bundle_root": FAKE_BUNDLE, **(executor or {})}
@@ -147,6 +150,14 @@ class Federation:
         return self
 
     def execute(self, site: str, name: str, data: Shareable, by: str = "server") -> Shareable:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._generators.get(site, torch.get_rng_state()))
+            reply = self._executed(site, name, data, by)
+            self._generators[site] = torch.get_rng_state()
+        self.replies.append((site, name, reply))
+        return reply
+
+    def _executed(self, site: str, name: str, data: Shareable, by: str) -> Shareable:
         fl_ctx = self.engines[site].context(site)
         fl_ctx.set_prop(FLContextKey.TASK_NAME, name, private=True, sticky=False)
         fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, self.scopes.get(site), private=True, sticky=False)
@@ -163,9 +174,7 @@ class Federation:
             reply = apply_filters(Scope.TASK_RESULT_FILTERS_NAME, reply, fl_ctx, filters, name, FilterKey.OUT)
         except Exception:
             reply = make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
-        reply = copy.deepcopy(reply)
-        self.replies.append((site, name, reply))
-        return reply
+        return copy.deepcopy(reply)
 
     def _broadcast(self, task: Task, fl_ctx: FLContext, targets: list[str], min_responses: int) -> None:
         self.asked.append((task.name, targets))
@@ -176,6 +185,7 @@ class Federation:
                     task.completion_status = TaskCompletionStatus.CLIENT_DEAD
                 continue
             client_task = ClientTask(Client(site, None), task)
+            self.sent.append((site, task.name, task.data["DXO"]["kind"]))
             client_task.result = self.execute(site, task.name, task.data)
             task.result_received_cb(client_task=client_task, fl_ctx=fl_ctx)
 

@@ -9,7 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from fcl.federation import FeaturePrivacy, FeatureSet
-from flare_app.exchange import FEATURES, Exchange, ExchangeError, Limits, decode, encode, no_features, rows_in
+from flare_app.exchange import (
+    FEATURES,
+    Exchange,
+    ExchangeError,
+    Limits,
+    decode,
+    encode,
+    no_features,
+    rows_in,
+    sampled,
+)
 
 LIMITS = Limits(feature_length=6, partitions=4, max_rows=10)
 
@@ -45,6 +55,68 @@ def test_payload_is_contiguous_half_precision_and_shares_no_memory(dtype: torch.
     payload.data["partition"].fill_(3)
     assert torch.equal(wide, before)
     assert sent.partition.tolist() == [0] * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_8_bits_are_a_loop_over_rows_and_arrive_as_unit_rows(dtype: torch.dtype) -> None:
+    rows = functional.normalize(torch.randn(50, 128, generator=torch.Generator().manual_seed(0)), dim=1).to(dtype)
+    sent = FeatureSet(rows, torch.arange(50) % 4)
+    payload = encode(sent, "features", 3, bits=8)
+    codes = payload.data["features"]
+    assert (codes.dtype, codes.is_contiguous()) == (torch.int8, True)
+    for row, code in zip(rows.double(), codes, strict=True):
+        largest = max(abs(float(entry)) for entry in row)
+        assert code.tolist() == pytest.approx([float(entry) / largest * 127 for entry in row], abs=0.5 + 1e-4)
+    received = decode(payload, "features", 3, Limits(128, 4, 50)).features
+    torch.testing.assert_close(received.norm(dim=1), torch.ones(50))
+    assert float((received * rows.float()).sum(dim=1).min()) > 0.9999
+
+
+def test_8_bits_take_rows_of_any_direction() -> None:
+    rows = torch.full((3, 512), 0.0193)  # one large entry beside many that all round up
+    rows[:, 0] = 0.9
+    sent = FeatureSet(functional.normalize(rows, dim=1), torch.zeros(3, dtype=torch.int64))
+    received = decode(encode(sent, "features", 0, bits=8), "features", 0, Limits(512, 4, 3))
+    torch.testing.assert_close(received.features.norm(dim=1), torch.ones(3))
+    assert rows_in(encode(no_features(6), "features", 0, bits=8)) == 0
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_sample_is_of_whole_rows_and_the_same_for_the_same_asker(bits: int) -> None:
+    payload = encode(_features(10), "features", 3, bits)
+    first, again = (sampled(payload, 4, "a", "b") for _ in range(2))
+    assert (rows_in(first), first.meta, first.data_kind) == (4, payload.meta, FEATURES)
+    whole = [
+        (*row, part)
+        for row, part in zip(*(payload.data[name].tolist() for name in ("features", "partition")), strict=True)
+    ]
+    shown = [
+        (*row, part)
+        for row, part in zip(*(first.data[name].tolist() for name in ("features", "partition")), strict=True)
+    ]
+    places = [whole.index(row) for row in shown]
+    assert places == sorted(set(places))
+    assert all(torch.equal(first.data[name], again.data[name]) for name in first.data)
+    others = [sampled(payload, 4, "a", asker).data["features"] for asker in "cdefgh"]
+    assert len({tuple(rows.flatten().tolist()) for rows in others}) > 1
+    drawn = {tuple(row) for rows in others for row in rows.tolist()}
+    assert len(drawn) > 8  # no row is kept from all
+    for rows in (None, 10, 11):
+        assert sampled(payload, rows, "a", "b") is payload
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 4}, "feature_bits must be one of 16, 8, got 4"),
+        ({"fan_out": 0}, "fan_out must be a whole number of at least 1, or None for all; got 0"),
+        ({"fan_out": True}, "fan_out must be a whole number"),
+        ({"pull_rows": 1.5}, "pull_rows must be a whole number of at least 1, or None for all; got 1.5"),
+    ],
+)
+def test_bad_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Exchange("features", **arguments)
 
 
 @pytest.mark.parametrize("privacy", [None, FeaturePrivacy(2.5, 1e-5, 1.2, 3)])
@@ -113,6 +185,9 @@ def _rows(value: float) -> Tensor:
         (_with(features=_rows(float("inf"))), "NaN or infinite"),
         (_with(features=_rows(0.0)), "not of unit norm: from 0 to 1"),
         (_with(features=_rows(0.6)), "not of unit norm"),
+        (_with(features=torch.ones(8, 6, dtype=torch.int64)), "features are torch.int64, neither half precision nor"),
+        (_with(features=torch.full((8, 6), 126, dtype=torch.int8)), "largest is from 126 to 126, not 127"),
+        (_with(features=torch.full((8, 6), -128, dtype=torch.int8)), "largest is from 128 to 128, not 127"),
         (_with(partition=torch.full((8,), 4, dtype=torch.int16)), "partitions from 4 to 4, outside 0 to 3"),
         (_with(partition=torch.full((8,), -1, dtype=torch.int16)), "partitions from -1 to -1, outside 0 to 3"),
         (_told(volumes=None), "expected the number of volumes behind the rows, got None"),

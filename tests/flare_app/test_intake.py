@@ -109,6 +109,7 @@ def test_introduction_must_be_complete() -> None:
         (False, with_report({"rows": "many"}), False),
         (True, DXO(FEATURES, data={"features": torch.zeros(1, 2)}).to_shareable(), True),
         (True, DXO(FEATURES, data={"features": [1.0]}).to_shareable(), False),
+        (True, DXO(FEATURES, data={"features": torch.zeros(2, 2), "partition": torch.zeros(1)}).to_shareable(), False),
         (True, with_report({"rows": 3}), False),
         (True, Shareable(), False),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import fcl
 from flare_app import job
 from flare_app.job import JOBS, JobSettings, build_job, main
 from flare_app.protocol import TaskName
@@ -38,6 +39,16 @@ def test_options_reach_the_exported_job(tmp_path: Path, capsys: pytest.CaptureFi
     assert client["overrides"] == {"annotated": 1, "trainer::lr": 0.5, "fold": "name"}
     assert (client["data"], client["seed"]) == ("acdc", 5)
     assert json.loads((folder / "meta.json").read_text())["min_clients"] == 3
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if JOBS[name].methods != "methods"])
+def test_each_job_takes_its_overlays_from_a_folder_of_its_own(name: str, tmp_path: Path) -> None:
+    options = ["--method", "fedprox", "--set", "train::variants::parts::0::mu=0.1"]
+    assert main(["export", name, "--out", str(tmp_path), *options]) == 0
+    client = _exported(tmp_path / name, "client")
+    assert client["config"] == [*JOBS[name].config, f"configs/{JOBS[name].methods}/fedprox.json"]
+    assert (fcl.bundle_root() / client["config"][-1]).is_file()
+    assert client["overrides"] == {"train::variants::parts::0::mu": 0.1}
 
 
 def test_run_asks_for_a_thread_per_site_and_gives_the_exit_code(
@@ -91,6 +102,18 @@ def test_encrypted_job_filters_what_leaves_before_it_encrypts(tmp_path: Path) ->
     assert _exported(tmp_path / "finetune", "server")["encryption"] == "he"
 
 
+def test_options_that_save_bytes_reach_the_exported_job(tmp_path: Path) -> None:
+    options = "--weight-bits 8 --feature-bits 8 --fan-out 3 --pull-rows 128"
+    assert main(["export", "fcl_pretrain", "--out", str(tmp_path), *options.split()]) == 0
+    server = _exported(tmp_path / "fcl_pretrain", "server")
+    assert {name: server[name] for name in ("weight_bits", "feature_bits", "fan_out", "pull_rows")} == {
+        "weight_bits": 8,
+        "feature_bits": 8,
+        "fan_out": 3,
+        "pull_rows": 128,
+    }
+
+
 @pytest.mark.parametrize("encryption", ["HE", "aes"])
 def test_unknown_encryption_is_explained(encryption: str) -> None:
     with pytest.raises(ValueError, match="encryption must be one of none, he"):
@@ -107,6 +130,9 @@ def test_encrypted_weights_beside_features_in_clear_are_refused() -> None:
     [
         (["export", "segment", "--out", "x"], "invalid choice: 'segment'"),
         (["export", "finetune", "--out", "x", "--set", "fold"], "expected KEY=VALUE, got 'fold'"),
+        (["export", "finetune", "--out", "x", "--weight-bits", "7"], "invalid choice: 7"),
+        (["export", "finetune", "--out", "x", "--fan-out", "0"], "expected a whole number of at least 1, got '0'"),
+        (["export", "finetune", "--out", "x", "--pull-rows", "x"], "expected a whole number of at least 1, got 'x'"),
         (["run", "finetune", "--workspace", "x", "--resume"], "--resume needs --checkpoint-dir"),
     ],
 )

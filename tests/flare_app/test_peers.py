@@ -13,7 +13,8 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from flare_app.exchange import FEATURES
-from flare_app.peers import Peers
+from flare_app.peers import Peers, feature_request
+from flare_app.protocol import Header
 
 Answer = Callable[[int], Shareable | None]
 
@@ -60,7 +61,7 @@ class Engine:
 
 def _pull(engine: Engine, secure: bool = False) -> tuple[dict[str, DXO], Engine]:
     peers = Peers(timeout_s=20, pause_s=0)
-    return peers.pull(sorted(engine.answers), 3, engine.context(secure), Signal()), engine
+    return peers.pull(sorted(engine.answers), feature_request(3, None), engine.context(secure), Signal()), engine
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -83,6 +84,13 @@ def test_a_peer_that_is_not_ready_is_asked_once_more_within_the_same_time(first:
     assert engine.requests[1][1] <= 20
 
 
+@pytest.mark.parametrize(
+    ("rows", "headers"), [(None, {Header.ROUND: 3}), (64, {Header.ROUND: 3, Header.PULL_ROWS: 64})]
+)
+def test_request_tells_round_and_rows_and_nothing_else(rows: int | None, headers: dict[str, int]) -> None:
+    assert dict(feature_request(3, rows)) == {"__headers__": headers}
+
+
 def test_a_silent_peer_is_left_out_by_name_and_the_others_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     answers, engine = _pull(Engine({"site-2": lambda n: _features("xx"), "site-3": lambda n: None}))
     assert list(answers) == ["site-2"]
@@ -99,7 +107,7 @@ def test_nonsense_of_a_peer_is_left_out(caplog: pytest.LogCaptureFixture) -> Non
 def test_nobody_is_asked_again_in_a_job_that_ends() -> None:
     engine, over = Engine({"site-2": lambda n: None}), Signal()
     over.trigger("end")
-    assert Peers(20, pause_s=0).pull(["site-2"], 0, engine.context(), over) == {}
+    assert Peers(20, pause_s=0).pull(["site-2"], feature_request(0, None), engine.context(), over) == {}
     assert len(engine.requests) == 1
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcl.networks.weights import CheckpointError
+from fcl.networks.weights import CheckpointError, read_card
 from flare_app.state import RunState, SiteState, SiteStates, random_state, seed_everything, set_random_state
 from flare_app.storage import StorageError
 
@@ -37,6 +37,23 @@ def test_run_state_survives_the_disk(tmp_path: Path) -> None:
         "b": {"accepted": 1, "rejected": 0},
         "c": {"accepted": 0, "rejected": 1},
     }
+
+
+def test_residual_of_a_round_lies_beside_its_checkpoint_and_is_no_part_of_it(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        state = _state(number)
+        state.residual = {"w": torch.full((2,), number / 8)}
+        state.save(tmp_path)
+    names = ["last.pt", "previous.pt", "residual_00002.pt", "residual_00003.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    assert "residual" not in read_card(tmp_path / "last.pt")
+    for number in (3, 2):
+        loaded = RunState.load(tmp_path)
+        assert loaded is not None
+        assert (loaded.round, loaded.residual["w"].tolist()) == (number, [number / 8] * 2)
+        (tmp_path / f"residual_{number:05d}.pt").write_bytes(b"damaged")  # then its checkpoint is of no use either
+    with pytest.raises(CheckpointError):
+        RunState.load(tmp_path)
 
 
 def test_nothing_saved_is_none(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fcl.federation import FeaturePrivacy, FeatureSet
+from flare_app.compression import encode as encode_weights
 from flare_app.egress import EgressFilter
 from flare_app.exchange import encode
 from flare_app.protocol import with_report, with_tensors
@@ -34,6 +35,13 @@ def features(
 def weights(kind: str = DataKind.WEIGHT_DIFF, report: dict[str, Any] | None = None, **tensors: Any) -> Shareable:
     plain = {"encoder.weight": torch.ones(2, 3), "head.0.bias": torch.zeros(4)}
     return with_tensors(kind, {**plain, **tensors}, report)
+
+
+def coded_weights(bits: int = 8, kind: str = DataKind.WEIGHT_DIFF, **tensors: Any) -> Shareable:
+    """An update in fewer bits, all ones in its matrix; ``tensors`` replace some of what travels, None takes one out."""
+    coded: dict[str, Any] = encode_weights({"encoder.weight": torch.ones(2, 3), "head.0.bias": torch.zeros(4)}, bits)
+    coded.update(tensors)
+    return with_tensors(kind, {name: tensor for name, tensor in coded.items() if tensor is not None}, train_report())
 
 
 def train_report(**changes: Any) -> dict[str, Any]:

@@ -8,14 +8,16 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from nvflare.apis.controller_spec import Task
-from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 from flare_app.egress import EgressError, EgressPolicy
 from flare_app.egress.rules import RowsPerRound, examine, examine_request
+from flare_app.exchange import sampled
 from flare_app.protocol import Header, refusal, report_of, tensors_of, with_report
 from tests.flare_app.egress.payloads import (
+    coded_weights,
     features,
     introduction,
     train_report,
@@ -31,6 +33,8 @@ def _examine(task: str, payload: Shareable, **policy: Any) -> Any:
     return examine(settings, RowsPerRound(settings.max_rows), task, payload)
 
 
+# Rows of codes in 8 bits: the largest of each is 127.
+CODES = torch.tensor([[127, -3, 0, 9, 1, 0]] * 7 + [[4, -127, 2, 0, 127, 5]], dtype=torch.int8)
 PRIVACY = {"epsilon": 2.0, "delta": 1e-5, "noise_multiplier": 1.2, "releases": 3}
 
 
@@ -45,6 +49,11 @@ PRIVACY = {"epsilon": 2.0, "delta": 1e-5, "noise_multiplier": 1.2, "releases": 3
         ("get_features", features(rows=0, volumes=0)),
         ("train", weights(report=train_report())),
         ("train", weights(report=train_report(privacy=PRIVACY))),
+        ("train", coded_weights(16)),
+        ("train", coded_weights(8)),
+        ("train", coded_weights(4)),
+        ("share", features(features=CODES)),
+        ("get_features", features(rows=0, volumes=0, features=torch.zeros(0, 6, dtype=torch.int8))),
         ("validate", with_headers(with_report({"validation": {"mean_dice": 0.5}}), **{Header.ROUND: 3})),
         ("train", refusal("FileNotFoundError in task 'train', see the log of site-1")),
         ("train", make_reply(ReturnCode.TASK_ABORTED)),
@@ -113,6 +122,10 @@ HALF = unit_rows().half()
         ("features.finite", "share", features(features=_changed(HALF, math.inf))),
         ("features.norm", "share", features(features=_changed(HALF, 0.0))),
         ("features.norm", "share", features(features=HALF * 1.02)),
+        ("features.dtype", "share", features(features=CODES.to(torch.uint8))),
+        ("features.norm", "share", features(features=_changed(CODES, 0))),
+        ("features.norm", "share", features(features=_changed(CODES, 126))),
+        ("features.norm", "share", features(features=_changed(CODES, -128))),
         ("features.partition", "share", features(partition=torch.full((8,), 32, dtype=torch.int16))),
         ("features.partition", "share", features(partition=torch.full((8,), -1, dtype=torch.int16))),
         # weights
@@ -126,6 +139,30 @@ HALF = unit_rows().half()
         ("weights.dtype", "train", weights(**{"encoder.bias": torch.zeros(2, dtype=torch.uint8)})),
         ("weights.finite", "train", weights(**{"encoder.bias": torch.tensor([1.0, math.nan])})),
         ("weights.finite", "train", weights(**{"encoder.bias": torch.tensor([1.0, -math.inf])})),
+        ("weights.task", "initial_weights", coded_weights(8)),
+        ("weights.names", "initial_weights", coded_weights(8, DataKind.WEIGHTS)),
+        ("weights.names", "train", coded_weights(8, **{"bank.rows:scale": torch.zeros(2)})),
+        ("weights.names", "train", coded_weights(8, **{"encoder.bias:scale": torch.zeros(2)})),
+        ("weights.names", "train", coded_weights(8, **{"encoder.weight:volume": torch.zeros(2)})),
+        ("weights.dtype", "train", coded_weights(8, **{"encoder.weight:scale": None})),
+        ("weights.dtype", "train", coded_weights(8, **{"encoder.weight:scale": torch.zeros(2).double()})),
+        ("weights.dtype", "train", coded_weights(8, **{"encoder.weight": torch.zeros(2, 3)})),
+        ("weights.dtype", "train", coded_weights(8, **{"encoder.weight": torch.zeros(2, 3, dtype=torch.int16)})),
+        ("weights.tensors", "train", coded_weights(8, **{"encoder.weight:scale": [0.0, 0.0]})),
+        ("weights.tensors", "train", coded_weights(8, **{"encoder.weight": np.zeros((2, 3), np.int8)})),
+        ("weights.shape", "train", coded_weights(8, **{"encoder.weight:scale": torch.zeros(3)})),
+        ("weights.shape", "train", coded_weights(8, **{"encoder.weight": torch.zeros(2, dtype=torch.int8)})),
+        ("weights.shape", "train", coded_weights(4, **{"encoder.weight": torch.full((2, 3, 1), 136).byte()})),
+        ("weights.finite", "train", coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, math.nan])})),
+        ("weights.finite", "train", coded_weights(4, **{"encoder.weight:scale": torch.tensor([1.0, math.inf])})),
+        ("weights.scale", "train", coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, -1.0])})),
+        ("weights.codes", "train", coded_weights(8, **{"encoder.weight": torch.full((2, 3), -128).char()})),
+        (
+            "weights.codes",
+            "train",
+            coded_weights(4, **{"encoder.weight": torch.tensor([[136, 128], [136, 136]]).byte()}),
+        ),
+        ("weights.codes", "train", coded_weights(4, **{"encoder.weight": torch.tensor([[136, 8], [136, 136]]).byte()})),
         ("meta", "train", with_meta(weights(), note="patient007")),
         # reports
         ("report.keys", "initialize", introduction(dataset_dir="/data")),
@@ -168,6 +205,9 @@ def test_anything_else_is_refused_by_the_rule_it_breaks(rule: str, task: str, pa
     [
         (weights(**{"encoder.bias": torch.tensor([math.nan])}), False),
         (weights(**{"encoder.bias": torch.tensor([100.0])}), False),
+        (coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, math.nan])}), False),
+        (coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, 1.0])}), False),
+        (coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, -1.0])}), True),
         (weights(**{"bank.rows": torch.zeros(2)}), True),
         (refusal("/data/patient007"), False),
     ],
@@ -184,6 +224,14 @@ def test_norm_limit_is_of_all_tensors_together_and_not_for_initial_weights() -> 
     with pytest.raises(EgressError, match=r"weights\.norm"):
         _examine("train", weights(), max_norm=norm - 1e-6)
     assert _examine("initial_weights", weights(DataKind.WEIGHTS), max_norm=0.1).entries
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_norm_limit_is_of_decoded_values(bits: int) -> None:
+    norm = math.sqrt(6)
+    assert _examine("train", coded_weights(bits), max_norm=norm * (1 + 1e-6)).entries
+    with pytest.raises(EgressError, match=r"weights\.norm"):
+        _examine("train", coded_weights(bits), max_norm=norm * (1 - 1e-6))
 
 
 @pytest.mark.parametrize(
@@ -241,6 +289,26 @@ def test_rows_are_counted_over_a_round_and_a_snapshot_once_for_all_peers() -> No
     assert len(rows._sent) == 8
 
 
+def test_samples_of_a_snapshot_count_as_its_rows() -> None:
+    policy = EgressPolicy(max_rows=8)
+    rows = RowsPerRound(policy.max_rows)
+    for asker in "abcdefgh":
+        sample = sampled(from_shareable(features()), 3, "me", asker)
+        assert len(examine(policy, rows, "get_features", sample.to_shareable()).entries) == 2
+    assert 3 < len(rows._sent[5]) <= 8
+    with pytest.raises(EgressError, match=r"features\.rows"):
+        examine(policy, rows, "get_features", features(seed=1))
+
+
+def test_manifest_tells_codes_and_their_scales() -> None:
+    entries = _examine("train", coded_weights(4)).entries[:3]
+    assert [(entry["name"], entry["dtype"], entry["shape"], entry["bytes"]) for entry in entries] == [
+        ("encoder.weight", "uint8", [2, 2], 4),
+        ("encoder.weight:scale", "float32", [2], 8),
+        ("head.0.bias", "float32", [4], 16),
+    ]
+
+
 def test_manifest_entries_tell_size_cohort_and_epsilon() -> None:
     entries = _examine("get_features", features(epsilon=2.5)).entries
     common = {"kind": "features", "volumes": 3, "epsilon": 2.5}
@@ -257,6 +325,10 @@ def test_manifest_entries_tell_size_cohort_and_epsilon() -> None:
     ("request_", "allowed"),
     [
         (Task("get_features", with_headers(Shareable(), **{Header.ROUND: 3})).data, True),
+        (Task("get_features", with_headers(Shareable(), **{Header.ROUND: 3, Header.PULL_ROWS: 64})).data, True),
+        (with_headers(Shareable(), **{Header.ROUND: 3, Header.PULL_ROWS: -1}), False),
+        (with_headers(Shareable(), **{Header.ROUND: 3, Header.PULL_ROWS: "patient007"}), False),
+        (with_headers(Shareable(), **{Header.ROUND: 3, Header.PEERS: 3}), False),
         (Task("train", with_headers(Shareable(), **{Header.ROUND: 3})).data, False),
         (with_headers(Shareable(), note="patient007"), False),
         (weights(), False),

@@ -1,0 +1,59 @@
+"""What the tensors of weights may be: values, or codes with their scales (see :mod:`flare_app.compression`).
+
+Letters: C slices along the first dimension of a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from flare_app.compression import SCALE, largest_code, unpacked
+from flare_app.egress.plain import EgressError, check_plain
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def squared_norm(tensors: Mapping[str, Tensor]) -> float:
+    """Squared L2 norm of the values that ``tensors`` tell, whose names have been checked.
+
+    Raises:
+        EgressError: when they tell anything else.
+    """
+    squares = 0.0
+    for name, tensor in tensors.items():
+        check_plain("weights", name, tensor)
+        if name.endswith(SCALE):
+            if name.removesuffix(SCALE) not in tensors:
+                raise EgressError("weights.names", f"{name} scales no tensor")
+        elif name + SCALE in tensors:
+            check_plain("weights", name + SCALE, tensors[name + SCALE])
+            squares += _of_codes(name, tensor, tensors[name + SCALE])
+        elif tensor.dtype not in _DTYPES:
+            raise EgressError("weights.dtype", f"{name} is {tensor.dtype}")
+        else:
+            squares += float(tensor.double().square().sum())
+    # Sums over NaN and infinity are such themselves.
+    if not math.isfinite(squares):
+        raise EgressError("weights.finite", "NaN or infinite values: the training diverged", stops=False)
+    return squares
+
+
+def _of_codes(name: str, codes: Tensor, scale_C: Tensor) -> float:
+    eight = codes.dtype == torch.int8
+    if not eight and codes.dtype != torch.uint8:
+        raise EgressError("weights.dtype", f"{name} has a scale and is {codes.dtype}, not int8 or uint8")
+    if scale_C.dtype != torch.float32:
+        raise EgressError("weights.dtype", f"the scale of {name} is {scale_C.dtype}, not float32")
+    if codes.ndim < 2 or (codes.ndim > 2 and not eight) or scale_C.shape != codes.shape[:1]:
+        raise EgressError("weights.shape", f"{name} is {tuple(codes.shape)}, its scale {tuple(scale_C.shape)}")
+    if (scale_C < 0).any():
+        raise EgressError("weights.scale", f"the scale of {name} is negative")
+    codes_CN = codes.flatten(1) if eight else unpacked(codes)
+    most = largest_code(8 if eight else 4)
+    if (codes_CN < -most).any():
+        raise EgressError("weights.codes", f"{name} holds a code beyond -{most} to {most}")
+    return float((scale_C.double() * codes_CN.double().square().sum(dim=1).sqrt()).square().sum())
