@@ -93,8 +93,8 @@ class RunningAverage:
     """Mean of updates weighted by counts, folded in as they arrive, in any order, in memory for one model.
 
     Sums of floats depend on their order, and a repeated run shall give the same bits although sites answer in another
-    one. So the sums are of whole numbers: each term, exact in float64, is split into a coarse and a fine part (multiples
-    of 2**-12 and of 2**-52), and adding those as int64 loses nothing.
+    one. So the sums are of whole numbers: each term, exact in float64, is split into a coarse and a fine part, which
+    count steps of 2**-12 and of 2**-52, and adding those as int64 loses nothing.
 
     Args:
         sites: all sites that may answer.

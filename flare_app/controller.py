@@ -21,7 +21,7 @@ from flare_app.averaging import averaging_for
 from flare_app.checks import Signature, introduced, other_run, restarting_sites
 from flare_app.exchange import Exchange
 from flare_app.intake import introductions, shares, updates, validations
-from flare_app.protocol import Header, TaskName, tensor_bytes, tensors_of, with_report, with_tensors
+from flare_app.protocol import Header, TaskName, exported_in_full, tensor_bytes, tensors_of, with_report, with_tensors
 from flare_app.records import RoundLog, RoundRecord, SiteRecord, mean_validation, summary
 from flare_app.roster import Roster
 from flare_app.routing import feature_payloads
@@ -31,6 +31,7 @@ from flare_app.tensorboard import FOLDER, SiteBoards
 from flare_app.weights import Holders
 
 
+@exported_in_full
 class FCLController(AskingController):
     """Federated averaging of a bundle's network, with features exchanged between sites in every round.
 
@@ -72,34 +73,12 @@ class FCLController(AskingController):
             to keep (:class:`flare_app.encryption.filters.WeightEncryptor`).
         weight_bits: 32, or 16, 8 or 4: sites send their updates in that many bits, and get the change of the global
             weights in as many when they hold those before it (:mod:`flare_app.compression`).
+        server_optimizer: ``{"name": "Adam", "lr": 0.01}``: makes a step of the averaged update (FedOpt, see
+            :class:`flare_app.server_optimizer.ServerOptimizer`); None adds the average itself (federated averaging).
         feature_bits: 16 or 8, of each entry of a feature.
         fan_out: peers whose features a site gets in a round, others in each; None for all.
         pull_rows: rows that a site gets of each of these; None for all that they publish.
     """
-
-    # FLARE's export leaves out what has its default value; whoever reads a job shall see all of it.
-    _always_serialize_args = (
-        "num_rounds",
-        "min_sites",
-        "exchange",
-        "route",
-        "task_timeout_s",
-        "start_timeout_s",
-        "max_norm_ratio",
-        "max_update_norm",
-        "max_offences",
-        "admit_late",
-        "validate_every",
-        "best_metric",
-        "pretrained",
-        "checkpoint_dir",
-        "resume",
-        "encryption",
-        "weight_bits",
-        "feature_bits",
-        "fan_out",
-        "pull_rows",
-    )
 
     def __init__(
         self,
@@ -120,6 +99,7 @@ class FCLController(AskingController):
         resume: bool = False,
         encryption: str = "none",
         weight_bits: int = 32,
+        server_optimizer: dict[str, Any] | None = None,
         feature_bits: int = 16,
         fan_out: int | None = None,
         pull_rows: int | None = None,
@@ -151,11 +131,12 @@ class FCLController(AskingController):
         self.resume = resume
         self.encryption = encryption
         self.weight_bits = weight_bits
+        self.server_optimizer = server_optimizer
         self.feature_bits = feature_bits
         self.fan_out = fan_out
         self.pull_rows = pull_rows
         self._policy = Exchange(exchange, route, feature_bits, fan_out, pull_rows)
-        self._averaging = averaging_for(encryption, max_norm_ratio, max_update_norm, weight_bits)
+        self._averaging = averaging_for(encryption, max_norm_ratio, max_update_norm, weight_bits, server_optimizer)
         if self._policy.relayed and not self._averaging.readable:
             raise ValueError("encrypted weights beside features that the server relays in clear: set route to 'peer'")
         self._state = RunState({})
@@ -230,7 +211,7 @@ class FCLController(AskingController):
             if problem:
                 raise JobFailed(problem)
             self._state = found
-            self._averaging.residual = found.residual
+            self._averaging.load_state_dict(found.averaging)
             self.info(f"resuming after {found.round} rounds")
         else:
             weights = self._initial_weights()
@@ -330,7 +311,7 @@ class FCLController(AskingController):
         record.validation = mean_validation(accepted)
         self._keep_best(record.validation)  # before the weights that were validated are replaced
         self._state.weights = average.weights()
-        self._state.residual = self._averaging.residual
+        self._state.averaging = self._averaging.state_dict()
         self._state.round = number + 1
         self._state.count_round(record.accepted, record.rejected)
         self._state.offences = dict(self._roster.offences)

@@ -34,6 +34,7 @@ from flare_app.protocol import (
     Header,
     SiteError,
     TaskName,
+    exported_in_full,
     refusal,
     tensor_bytes,
     tensors_of,
@@ -60,6 +61,7 @@ class _Published:
         return asdict(self.features.privacy) if self.features.privacy else None
 
 
+@exported_in_full
 class FCLExecutor(Executor):
     """Runs the bundle's participant through the rounds; its network, optimizer, bank and caches live between them.
 
@@ -74,18 +76,6 @@ class FCLExecutor(Executor):
         peer_timeout_s: how long to wait in a round for a peer's features; it is asked twice, all at the same time.
         max_feature_rows: most rows taken from one peer in a round.
     """
-
-    # FLARE's export leaves out what has its default value; whoever reads a job shall see all of it.
-    _always_serialize_args = (
-        "config",
-        "data",
-        "overrides",
-        "seed",
-        "bundle_root",
-        "checkpoint_dir",
-        "peer_timeout_s",
-        "max_feature_rows",
-    )
 
     def __init__(
         self,

@@ -86,6 +86,7 @@ class JobSettings:
     resume: bool = False
     encryption: str = "none"
     weight_bits: int = 32
+    server_optimizer: Mapping[str, Any] | None = None
     feature_bits: int = 16
     fan_out: int | None = None
     pull_rows: int | None = None
@@ -131,6 +132,7 @@ def build_job(settings: JobSettings) -> FedJob:
             resume=settings.resume,
             encryption=settings.encryption,
             weight_bits=settings.weight_bits,
+            server_optimizer=None if settings.server_optimizer is None else dict(settings.server_optimizer),
             feature_bits=settings.feature_bits,
             fan_out=settings.fan_out,
             pull_rows=settings.pull_rows,
@@ -255,15 +257,16 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
         )
     }
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
-    method = (f"configs/{settings.methods}/{arguments.method}.json",) if arguments.method else ()
+    methods = tuple(f"configs/{settings.methods}/{name}.json" for name in arguments.method)
     # The simulator runs in its own workspace: a path relative to this folder would point elsewhere there.
     pretrained = str(Path(arguments.pretrained).resolve()) if arguments.pretrained else None
     return replace(
         settings,
-        config=settings.config + method,
+        config=settings.config + methods,
         overrides=dict(arguments.set),
         pretrained=pretrained,
         resume=arguments.resume,
+        server_optimizer=_server_optimizer(arguments.server_optimizer),
     )
 
 
@@ -273,13 +276,30 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _server_optimizer(given: Sequence[str] | None) -> dict[str, Any] | None:
+    """Settings of :class:`flare_app.server_optimizer.ServerOptimizer` from its words on the command line."""
+    if given is None:
+        return None
+    from flare_app.server_optimizer import ServerOptimizer
+
+    settings = {"name": given[0], **dict(map(key_value, given[1:]))}
+    ServerOptimizer(settings)
+    return settings
+
+
 def _parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("job", choices=sorted(JOBS))
     options.add_argument("--rounds", type=int, metavar="N", help="rounds in all")
     options.add_argument("--exchange", choices=("none", "prototypes", "features"), help="what sites show each other")
     options.add_argument("--route", choices=("peer", "relay"), help="between sites, or through the server")
-    options.add_argument("--method", metavar="NAME", help="overlay in configs/methods (finetune: configs/finetuning)")
+    options.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="overlay in configs/methods (finetune: configs/finetuning); several are merged in their order",
+    )
     options.add_argument("--data", metavar="NAME", help="overlay in the bundle's configs/data (phantom)")
     options.add_argument(
         "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="config key, set at all sites"
@@ -295,6 +315,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--weight-bits", type=int, choices=(32, 16, 8, 4), help="in which changes of weights travel (32)"
+    )
+    options.add_argument(
+        "--server-optimizer",
+        nargs="+",
+        metavar=("NAME", "KEY=VALUE"),
+        help="makes a step of the averaged update, e.g. Adam lr=0.01, or SGD lr=1 momentum=0.9 (plain averaging)",
     )
     options.add_argument("--feature-bits", type=int, choices=(16, 8), help="in which features travel (16)")
     options.add_argument(
@@ -326,7 +352,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; gives the exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    settings = _settings(arguments)
+    try:
+        settings = _settings(arguments)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        parser.error(str(error))
     if arguments.resume and not arguments.checkpoint_dir:
         parser.error("--resume needs --checkpoint-dir")
     if arguments.command == "export":

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 from torch import Tensor
+
+Component = TypeVar("Component")
+
+
+def exported_in_full(component: type[Component]) -> type[Component]:
+    """Have FLARE's export name all arguments of a component: it would leave out those that have their default value,
+    and whoever reads a job shall see all of it."""
+    component._always_serialize_args = tuple(inspect.signature(component).parameters)  # type: ignore[attr-defined]
+    return component
 
 
 class TaskName:

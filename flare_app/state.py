@@ -25,7 +25,8 @@ LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
 _NEW = "next.pt"
-_RESIDUAL = "residual_{}.pt"  # beside the checkpoint of the same round, which others start from and need not know it
+_KEPT = "averaging_tensors"  # of the card: how many lie in the file beside it
+_AVERAGING = "averaging_{}.pt"  # beside the checkpoint of the same round, which others start from and need not know it
 
 
 def open_folder(root: Path, run_dir: Path, checkpoint_dir: str | None, resume: bool) -> Path:
@@ -65,7 +66,7 @@ class RunState:
         best: ``{"round", "value"}`` of the best validation so far.
         sites: per site the rounds in which its result was accepted and those in which it was refused.
         offences: per site how many of its updates were rejected for what they held.
-        residual: what rounding has kept back of the changes of the weights, where those travel in fewer bits.
+        averaging: what the averaging keeps from round to round, see :class:`flare_app.averaging.Averaging`.
     """
 
     weights: dict[str, Tensor]
@@ -75,18 +76,18 @@ class RunState:
     best: dict[str, float] = field(default_factory=dict)
     sites: dict[str, dict[str, int]] = field(default_factory=dict)
     offences: dict[str, int] = field(default_factory=dict)
-    residual: dict[str, Tensor] = field(default_factory=dict)
+    averaging: dict[str, Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the tensors, as plain values: the card of the checkpoint."""
-        card = asdict(replace(self, weights={}, residual={}))
-        del card["weights"], card["residual"]
-        return card
+        card = asdict(replace(self, weights={}, averaging={}))
+        del card["weights"], card["averaging"]
+        return {**card, _KEPT: len(self.averaging)}
 
     @classmethod
     def load_state_dict(cls, weights: dict[str, Tensor], card: Mapping[str, Any]) -> RunState:
         """The state that :meth:`state_dict` described."""
-        return cls(weights=weights, **{name: card[name] for name in cls({}).state_dict()})
+        return cls(weights=weights, **{name: card[name] for name in cls({}).state_dict() if name != _KEPT})
 
     def count_round(self, accepted: Iterable[str], rejected: Iterable[str]) -> None:
         """Remember who took part in a round and whose result was refused."""
@@ -104,16 +105,16 @@ class RunState:
 
         last, new = folder / LAST, folder / _NEW
         with storing(folder, f"the checkpoint after round {self.round}"):
-            if self.residual:
-                with replacing(_residual_file(folder, self.round)) as stream:
-                    torch.save(self.residual, stream)
+            if self.averaging:
+                with replacing(_averaging_file(folder, self.round)) as stream:
+                    torch.save(self.averaging, stream)
             write_weights(new, self.weights, self.state_dict())
             if last.exists():
                 os.replace(last, folder / PREVIOUS)
             os.replace(new, last)
             sync_folder(folder)
-            for file in folder.glob(_RESIDUAL.format("*")):
-                if file not in (_residual_file(folder, self.round), _residual_file(folder, self.round - 1)):
+            for file in folder.glob(_AVERAGING.format("*")):
+                if file not in (_averaging_file(folder, self.round), _averaging_file(folder, self.round - 1)):
                     file.unlink()
 
     def save_best(self, folder: Path) -> None:
@@ -139,11 +140,12 @@ class RunState:
         found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
         for file in found:
             try:
-                state = cls.load_state_dict(read_weights(file), read_card(file))
-                residual = _residual_file(folder, state.round)
-                state.residual = read_weights(residual) if residual.exists() else {}
+                card = read_card(file)
+                state = cls.load_state_dict(read_weights(file), card)
+                if card[_KEPT]:
+                    state.averaging = read_weights(_averaging_file(folder, state.round))
                 return state
-            except (CheckpointError, KeyError) as error:
+            except (CheckpointError, KeyError, FileNotFoundError) as error:
                 logger.warning("%s is skipped: %s", file, error)
         if found:
             names = ", ".join(str(file) for file in found)
@@ -241,8 +243,8 @@ class SiteStates:
         return sorted(self.folder.glob("round_*.pt"))
 
 
-def _residual_file(folder: Path, round_number: int) -> Path:
-    return folder / _RESIDUAL.format(f"{round_number:05d}")
+def _averaging_file(folder: Path, round_number: int) -> Path:
+    return folder / _AVERAGING.format(f"{round_number:05d}")
 
 
 def _round_of(file: Path) -> int:

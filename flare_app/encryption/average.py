@@ -78,7 +78,12 @@ class EncryptedAveraging:
     def __init__(self) -> None:
         self._context: tenseal.Context | None = None
         self.change: dict[str, Tensor] | None = None
-        self.residual: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        return None
 
     def refusal(self, fl_ctx: FLContext) -> str | None:
         try:

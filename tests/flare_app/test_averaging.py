@@ -86,3 +86,29 @@ def test_32_bits_stay_plain() -> None:
     averaging = averaging_for("none", weight_bits=32)
     assert type(averaging) is PlainAveraging
     assert averaging.change is None
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_server_optimizer_makes_a_step_of_the_mean_and_goes_on_from_its_state(bits: int) -> None:
+    settings = {"name": "SGD", "lr": 0.5, "momentum": 0.9}
+    whole, resumed = (averaging_for("none", weight_bits=bits, server_optimizer=settings) for _ in range(2))
+    weights, velocity = WEIGHTS, torch.zeros_like(WEIGHTS["w"])
+    for number in range(6):
+        if number == 3:
+            resumed.load_state_dict(whole.state_dict())
+        rounds = [whole.begin(weights, SPEC, "a"), *([resumed.begin(weights, SPEC, "a")] if number >= 3 else [])]
+        update = _update(number)
+        for average in rounds:
+            assert average.take("a", encode(update, bits), 3) is None
+        new = [average.weights() for average in rounds]
+        assert all(torch.equal(new[0][name], other[name]) for other in new for name in other)
+        if bits == 32:
+            velocity = 0.9 * velocity + update["w"]
+            torch.testing.assert_close(new[0]["w"], weights["w"] + 0.5 * velocity)
+        weights = new[0]
+    assert weights["n"].dtype == torch.int64
+
+
+def test_a_server_that_cannot_read_updates_has_no_optimizer() -> None:
+    with pytest.raises(ValueError, match="can only average"):
+        averaging_for("he", server_optimizer={"name": "SGD", "lr": 1.0})

@@ -49,6 +49,18 @@ def test_each_job_takes_its_overlays_from_a_folder_of_its_own(name: str, tmp_pat
     assert client["config"] == [*JOBS[name].config, f"configs/{JOBS[name].methods}/fedprox.json"]
     assert (fcl.bundle_root() / client["config"][-1]).is_file()
     assert client["overrides"] == {"train::variants::parts::0::mu": 0.1}
+    assert main(["export", name, "--out", str(tmp_path), "--method", "mixup", "--method", "fedprox"]) == 0
+    overlays = [f"configs/{JOBS[name].methods}/{overlay}.json" for overlay in ("mixup", "fedprox")]
+    assert _exported(tmp_path / name, "client")["config"] == [*JOBS[name].config, *overlays]
+
+
+def test_server_optimizer_is_named_with_its_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", "finetune", "--out", str(tmp_path), "--server-optimizer"]
+    assert main([*command, "SGD", "lr=1", "momentum=0.9"]) == 0
+    assert _exported(tmp_path / "finetune", "server")["server_optimizer"] == {"name": "SGD", "lr": 1, "momentum": 0.9}
+    with pytest.raises(SystemExit):
+        main([*command, "SDG", "lr=1"])
+    assert "name must be one of SGD" in capsys.readouterr().err
 
 
 def test_run_asks_for_a_thread_per_site_and_gives_the_exit_code(

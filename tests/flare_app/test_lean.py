@@ -169,3 +169,18 @@ def test_all_that_is_asked_together_counts_against_the_rows_of_a_round(tmp_path:
     assert all(len(entry["features_from"]) == 3 for entry in record["sites"].values())
     refused = Federation(tmp_path / "10", sites, controller, job_policy={"max_rows": 10}).run()
     assert any("TASK_RESULT_FILTER_ERROR" in reason for reason in refused.panics)
+
+
+def test_resumed_server_optimizer_ends_with_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    controller = {"weight_bits": 8, "server_optimizer": {"name": "Adam", "lr": 0.01}, "exchange": "features"}
+    whole = Federation(tmp_path / "whole", SITES, {**controller, "num_rounds": 4, "checkpoint_dir": "state"}).run()
+    where = {"checkpoint_dir": "state", "resume": True}
+    for rounds in (2, 4):
+        parts = Federation(
+            tmp_path / "parts", SITES, {**controller, **where, "num_rounds": rounds}, {"checkpoint_dir": "state"}
+        ).run()
+    assert whole.panics == parts.panics == []
+    ours, theirs = (read_weights(run.results / "last.pt") for run in (parts, whole))
+    assert _equal(ours, theirs)
+    averaged = Federation(tmp_path / "averaged", SITES, {"num_rounds": 4, "exchange": "features"}).run()
+    assert not _equal(theirs, read_weights(averaged.results / "last.pt"))

@@ -39,19 +39,19 @@ def test_run_state_survives_the_disk(tmp_path: Path) -> None:
     }
 
 
-def test_residual_of_a_round_lies_beside_its_checkpoint_and_is_no_part_of_it(tmp_path: Path) -> None:
+def test_what_averaging_keeps_lies_beside_the_checkpoint_of_its_round_and_is_no_part_of_it(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         state = _state(number)
-        state.residual = {"w": torch.full((2,), number / 8)}
+        state.averaging = {"w": torch.full((2,), number / 8)}
         state.save(tmp_path)
-    names = ["last.pt", "previous.pt", "residual_00002.pt", "residual_00003.pt"]
+    names = ["averaging_00002.pt", "averaging_00003.pt", "last.pt", "previous.pt"]
     assert sorted(file.name for file in tmp_path.iterdir()) == names
-    assert "residual" not in read_card(tmp_path / "last.pt")
-    for number in (3, 2):
+    assert "averaging" not in read_card(tmp_path / "last.pt")
+    for number, spoil in ((3, lambda file: file.write_bytes(b"damaged")), (2, lambda file: file.unlink())):
         loaded = RunState.load(tmp_path)
         assert loaded is not None
-        assert (loaded.round, loaded.residual["w"].tolist()) == (number, [number / 8] * 2)
-        (tmp_path / f"residual_{number:05d}.pt").write_bytes(b"damaged")  # then its checkpoint is of no use either
+        assert (loaded.round, loaded.averaging["w"].tolist()) == (number, [number / 8] * 2)
+        spoil(tmp_path / f"averaging_{number:05d}.pt")  # then its checkpoint is of no use either
     with pytest.raises(CheckpointError):
         RunState.load(tmp_path)
 
