@@ -33,7 +33,10 @@ MERGES = [(base, None) for base in BASES] + [
     (base, overlay.name) for base in BASES[:3] for overlay in sorted((CONFIGS / "data").glob("*.json"))
 ]
 MERGES += [("pretrain", f"../methods/{overlay.name}") for overlay in sorted((CONFIGS / "methods").glob("*.json"))]
+MERGES += [("finetune", f"../finetuning/{overlay.name}") for overlay in sorted((CONFIGS / "finetuning").glob("*.json"))]
 MERGES += [("finetune", "../privacy/dp_sgd.json")]
+# One overlay for all that hold the 3-D network.
+MERGES += [("evaluate", "../finetuning/unet_3d.json"), ("inference", "../finetuning/unet_3d.json")]
 
 
 def parser_of(base: str, overlay: str | None = None) -> ConfigParser:
@@ -149,8 +152,8 @@ def test_metrics_are_read_under_the_names_they_are_written() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["labels", "pixdim", "spatial_size", "spatial_dims", "channels", "norm", "preprocessing", "partitions", "records",
-     "split_seed", "fold", "folds", "slice_cache"],
+    ["labels", "pixdim", "spatial_size", "slice_axis", "intensity", "spatial_dims", "slab_depth", "strides", "channels",
+     "norm", "volume_inferer", "preprocessing", "partitions", "records", "split_seed", "fold", "folds", "slice_cache"],
 )  # fmt: skip
 def test_stages_agree_on_what_they_share(key: str) -> None:
     parsers = {base: parser_of(base) for base in BASES}
@@ -159,6 +162,13 @@ def test_stages_agree_on_what_they_share(key: str) -> None:
     assert len(values) > 1
     first = next(iter(values.values()))
     assert {base: value for base, value in values.items() if value != first} == {}
+
+
+def test_the_3d_overlays_agree_on_the_network() -> None:
+    pretrained = parser_of("pretrain", "../methods/fcl_3d.json")
+    tuned = parser_of("finetune", "../finetuning/unet_3d.json")
+    for key in ("spatial_dims", "slab_depth", "strides", "channels", "norm"):
+        assert pretrained.get(key) == tuned.get(key), key
 
 
 def test_metadata_has_what_the_specification_asks_for() -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "SliceCache",
     "SliceDataset",
     "SliceLoader",
+    "UnlabelledSlices",
     "VolumeInfo",
     "VolumeRecord",
     "as_items",
@@ -60,6 +61,7 @@ _HOMES = {
     "records": ("VolumeRecord", "as_items"),
     "slices": ("SliceDataset", "SliceLoader"),
     "splits": ("SiteSplit", "make_split", "read_split", "site_records", "write_split"),
+    "unlabelled": ("UnlabelledSlices",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -99,6 +99,7 @@ def build_slice_cache(
     progress: bool = True,
     labels: Mapping[str, int] | None = None,
     wait_s: float = 7200.0,
+    slice_axis: int = 2,
 ) -> SliceCache:
     """Open the cache of these records and transforms, building it first if it is not there.
 
@@ -114,6 +115,7 @@ def build_slice_cache(
         progress: show bars (where stderr is a terminal or ``FCL_PROGRESS=1``).
         labels: declared structures and values, for the check of the label files.
         wait_s: how long to wait for another process that builds the same cache.
+        slice_axis: which axis of the files counts slices, for the check; ``preprocessing`` puts it last.
 
     Raises:
         DataProblems: everything wrong with the volumes, from :func:`check_records` and from the transforms' results.
@@ -140,7 +142,7 @@ def build_slice_cache(
             if cache := _open_complete(folder):
                 return cache
             shutil.rmtree(folder)
-        check_records(records, partitions, labels, progress)
+        check_records(records, partitions, labels, progress, slice_axis)
         half_built = folder.with_name(folder.name + _HALF_BUILT)
         try:
             half_built.mkdir()

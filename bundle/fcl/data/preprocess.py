@@ -16,13 +16,13 @@ from monai.utils import TraceKeys
 
 # Short-axis stacks are oblique: which anatomical axis lies nearest to their normal differs between patients, so "RAS"
 # would move the slice axis out of the last place for some and turn the base-to-apex order round for others. The slice
-# axis therefore stays where the file has it; only the in-plane axes are turned. On ACDC, whose affines are diagonal
-# (LPS), this equals Orientationd("RAS").
+# axis is therefore one of the file's, and keeps its direction; only the in-plane axes are turned. On ACDC, whose
+# affines are diagonal (LPS), this equals Orientationd("RAS").
 SLICE_AXIS = 2
 
 
 class FrameReader(NibabelReader):
-    """Reads one frame of a 4-D NIfTI; voxels of other frames are not kept in memory."""
+    """Reads one frame (or channel) of a 4-D NIfTI, without the voxels of others; of a 3-D one, its label say, all."""
 
     def __init__(self, frame: int) -> None:
         super().__init__()
@@ -30,7 +30,8 @@ class FrameReader(NibabelReader):
 
     def read(self, data: Any, **kwargs: Any) -> Any:
         """The frame of file ``data`` as a 3-D nibabel image."""
-        return super().read(data, **kwargs).slicer[..., self.frame]
+        image = super().read(data, **kwargs)
+        return image.slicer[..., self.frame] if len(image.shape) == 4 else image
 
 
 class LoadFramed(LoadImaged):
@@ -52,24 +53,31 @@ class LoadFramed(LoadImaged):
 
 
 class OrientInPlaned(MapTransform, InvertibleTransform):
-    """Turn the first two axes of a stack to right and anterior (or superior), and leave the slice axis alone.
+    """Put the slice axis of a volume last, and turn the two others to right and anterior (or superior).
 
     The in-plane axes are swapped and flipped, never resampled, so that they follow the order R, A, S of the anatomical
-    axes nearest to them, in their positive direction.
+    axes nearest to them, in their positive direction. The slice axis keeps its direction.
 
     Args:
         keys: items with ``MetaTensor`` of shape (1, X, Y, Z).
         allow_missing_keys: skip keys that an item lacks.
+        slice_axis: which axis of the files counts slices: 0, 1 or 2.
+
+    Raises:
+        ValueError: when ``slice_axis`` is another number.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, slice_axis: int = SLICE_AXIS) -> None:
         super().__init__(keys, allow_missing_keys)
+        if slice_axis not in (0, 1, 2):
+            raise ValueError(f"slice_axis must be 0, 1 or 2, an axis of the files, got {slice_axis!r}")
+        self.slice_axis = slice_axis
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
             affine = _affine(d[key])
-            turn = _in_plane_turn(affine)
+            turn = _turn(affine, self.slice_axis)
             d[key] = orientation(d[key], affine, turn, lazy=False, transform_info=self.get_transform_info())
         return d
 
@@ -77,8 +85,8 @@ class OrientInPlaned(MapTransform, InvertibleTransform):
         """Undo the turn on each key."""
         d = dict(data)
         for key in self.key_iterator(d):
-            turn = _in_plane_turn(self.pop_transform(d[key])[TraceKeys.EXTRA_INFO]["original_affine"])
-            back = nib.orientations.ornt_transform(_in_plane_turn(np.eye(4)), turn)
+            turn = _turn(self.pop_transform(d[key])[TraceKeys.EXTRA_INFO]["original_affine"], self.slice_axis)
+            back = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), turn)
             with self.trace_transform(False):
                 d[key] = orientation(
                     d[key], _affine(d[key]), back, lazy=False, transform_info=self.get_transform_info()
@@ -95,10 +103,11 @@ def _affine(volume: MetaTensor) -> np.ndarray:
     return torch.as_tensor(volume.affine).cpu().numpy().astype(np.float64)
 
 
-def _in_plane_turn(affine: np.ndarray) -> np.ndarray:
+def _turn(affine: np.ndarray, slice_axis: int) -> np.ndarray:
     """(3, 2) orientation in nibabel's form: for each axis its new place and its sign."""
     source = nib.io_orientation(affine)
-    turn = np.array([[0.0, source[0, 1]], [1.0, source[1, 1]], [float(SLICE_AXIS), 1.0]])
-    if source[0, 0] > source[1, 0]:
-        turn[:2, 0] = [1.0, 0.0]
+    turn = source.copy()
+    in_plane = [axis for axis in range(3) if axis != slice_axis]
+    turn[sorted(in_plane, key=lambda axis: source[axis, 0]), 0] = [0, 1]
+    turn[slice_axis] = [2, 1]
     return turn

@@ -54,6 +54,18 @@ class SiteSplit:
         """Names of the volumes in ``validation``."""
         return [record.volume for record in self.validation]
 
+    @property
+    def unlabelled_volumes(self) -> list[str]:
+        """Names of the training patients' volumes that supervised training leaves aside: those without label and, with
+        ``annotated``, all that were not chosen, whose labels count as unknown. A validation patient has none here."""
+        held_out = {record.patient for record in self.validation}
+        annotated = {record.volume for record in self.train if record.label is not None}
+        return [
+            record.volume
+            for record in self.records
+            if record.patient not in held_out and record.volume not in annotated
+        ]
+
 
 def make_split(
     patients: Iterable[str],

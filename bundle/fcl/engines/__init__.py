@@ -1,10 +1,12 @@
 """Trainers, their handlers, and what a federation asks of a site."""
 
+from fcl.engines.adversarial import Adversarial
 from fcl.engines.batches import AugmentBatch
 from fcl.engines.checkpoints import Checkpoints, RandomState, set_aside
 from fcl.engines.contrastive import Prediction, QueueContrast, RegionContrast, SwappedAssignment, ViewContrast
 from fcl.engines.corruptions import HiddenPatches, Holes, Swaps
 from fcl.engines.fcl_method import FCL
+from fcl.engines.fedprox import FedProx
 from fcl.engines.inferers import AutocastInferer
 from fcl.engines.method import Method, Untrained
 from fcl.engines.method_participant import MethodParticipant
@@ -16,16 +18,20 @@ from fcl.engines.progress import Progress
 from fcl.engines.rounds import Average, AverageKeepingMomentum, DivergenceMixing, PredictedMomentum
 from fcl.engines.schedule import WarmupCosine
 from fcl.engines.segmentation import SegmentationParticipant
+from fcl.engines.self_training import SelfTraining
+from fcl.engines.variant import Variant, Variants
 from fcl.engines.volumes import LabelledVolumes, class_names
 
 __all__ = [
     "FCL",
+    "Adversarial",
     "AugmentBatch",
     "AutocastInferer",
     "Average",
     "AverageKeepingMomentum",
     "Checkpoints",
     "DivergenceMixing",
+    "FedProx",
     "HiddenPatches",
     "Holes",
     "LabelledVolumes",
@@ -43,9 +49,12 @@ __all__ = [
     "Restoration",
     "Rotation",
     "SegmentationParticipant",
+    "SelfTraining",
     "SwappedAssignment",
     "Swaps",
     "Untrained",
+    "Variant",
+    "Variants",
     "ViewContrast",
     "WarmupCosine",
     "class_names",

@@ -36,10 +36,11 @@ class AugmentBatch(PrepareBatch):
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """Image (B, 1, H, W) and label (B, 1, H, W) of the batch, on ``device``."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Image (B, 1, H, W) and label (B, 1, H, W) of the batch, on ``device``; None for a batch without label."""
         image, label = (
-            batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in ("image", "label")
+            batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs) if key in batchdata else None
+            for key in ("image", "label")
         )
         if self.augmentation is not None:
             image, label = self.augmentation(image, label, generator=self.generator)

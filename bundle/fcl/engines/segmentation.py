@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ignite.engine import Engine, Events
@@ -14,8 +15,9 @@ from torch import Tensor
 from fcl.engines.batches import AugmentBatch
 from fcl.engines.checkpoints import RandomState
 from fcl.engines.schedule import WarmupCosine
+from fcl.engines.variant import Variants
 from fcl.federation import FeatureKind, FeatureSet, TrainReport
-from fcl.networks import LoadReport, load_pretrained
+from fcl.networks import LoadReport, load_pretrained, write_weights
 from fcl.networks.federated import NormStats, federated_weights, load_federated_weights
 
 
@@ -29,8 +31,11 @@ class SegmentationParticipant:
             round number. Its ``prepare_batch`` augments.
         evaluator: runs over the validation volumes; each scalar metric of it is reported.
         schedule: learning-rate schedule attached to the trainer.
-        norm_stats: whether running statistics of batch normalisation are averaged or stay local.
+        norm_stats: what of the normalisation layers is averaged, see :func:`fcl.networks.federated.federated_names`.
         keep_optimizer: whether the optimizer's moments live on from round to round, or start afresh in each.
+        variants: those attached to the trainer, whose state is kept with the rest; None for none.
+        own_checkpoint: file of this site's network as each round begins, the average and what stays local; after the
+            last round, the site's finished model. None writes none.
     """
 
     shares_features = False
@@ -42,6 +47,8 @@ class SegmentationParticipant:
         schedule: WarmupCosine,
         norm_stats: NormStats = "average",
         keep_optimizer: bool = True,
+        variants: Variants | None = None,
+        own_checkpoint: str | Path | None = None,
     ) -> None:
         if not isinstance(trainer.prepare_batch, AugmentBatch):
             raise TypeError(
@@ -53,12 +60,15 @@ class SegmentationParticipant:
         self.schedule = schedule
         self.norm_stats = norm_stats
         self.keep_optimizer = keep_optimizer
+        self.variants = variants or Variants()
+        self.own_checkpoint = own_checkpoint
         self.loader: Any = trainer.data_loader
         self._state = {
             "network": trainer.network,
             "optimizer": trainer.optimizer,
             "loader": self.loader,
             "augmentation": trainer.prepare_batch,
+            "variants": self.variants,
             "random": RandomState(trainer.state.device),
         }
         self._should_stop: Callable[[], bool] = lambda: False
@@ -86,6 +96,9 @@ class SegmentationParticipant:
         load_federated_weights(self.trainer.network, weights, self.norm_stats)
         if not self.keep_optimizer:
             self.trainer.optimizer.state.clear()
+        self.variants.begin_round(weights)
+        if self.own_checkpoint is not None:
+            write_weights(self.own_checkpoint, self.trainer.network.state_dict(), {"rounds": round_number})
         self.schedule.begin_round(self.trainer, round_number, total_rounds, len(self.loader))
 
     def publish(self, kind: FeatureKind) -> FeatureSet:

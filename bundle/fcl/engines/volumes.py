@@ -10,21 +10,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fcl.data import SliceCache
+from fcl.data.check import LARGEST_LABEL
 
 
 def class_names(labels: Mapping[str, int]) -> list[str]:
-    """Names of the classes in the order of their label values.
+    """Names of the classes in the order of their label values: that of the network's channels after the background.
 
     Raises:
-        ValueError: unless the values are 1, 2, ... n, which the network's channels stand for (0 is the background).
+        ValueError: unless the values are different whole numbers from 1 to 254 (0 is the background).
     """
-    names = sorted(labels, key=lambda name: labels[name])
-    if not names or [labels[name] for name in names] != list(range(1, len(names) + 1)):
+    values = list(labels.values())
+    whole = all(isinstance(value, int) and 1 <= value <= LARGEST_LABEL for value in values)
+    if not values or not whole or len(set(values)) < len(values):
         raise ValueError(
-            f"labels must name the values 1 to n, each once (0 is the background); got {dict(labels)!r}. "
-            "Map the label files to such values first."
+            f"labels must name different values from 1 to {LARGEST_LABEL} (0 is the background); got {dict(labels)!r}"
         )
-    return names
+    return sorted(labels, key=lambda name: labels[name])
 
 
 class LabelledVolumes(Dataset):

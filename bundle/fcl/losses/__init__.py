@@ -7,6 +7,7 @@ from fcl.losses.fedca import DictionaryAlignmentLoss
 from fcl.losses.local_contrast import LocalContrastLoss
 from fcl.losses.moco import QueueContrastLoss
 from fcl.losses.pcl import PositionContrastLoss
+from fcl.losses.proximal import ProximalLoss, ProximalTerms
 from fcl.losses.restoration import RestorationLoss
 from fcl.losses.swav import SwappedAssignmentLoss
 
@@ -18,6 +19,8 @@ __all__ = [
     "LocalContrastLoss",
     "PositionContrastLoss",
     "PredictionLoss",
+    "ProximalLoss",
+    "ProximalTerms",
     "QueueContrastLoss",
     "RestorationLoss",
     "SwappedAssignmentLoss",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-NormStats = Literal["average", "local"]
+NormStats = Literal["average", "local", "local_layers"]
 
 _STATISTICS = ("running_mean", "running_var")
 # A counter: averaging it as a weight would be wrong under either policy.
 _COUNTER = "num_batches_tracked"
+_NORMALISATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def federated_names(module: nn.Module, norm_stats: NormStats) -> list[str]:
@@ -20,16 +22,23 @@ def federated_names(module: nn.Module, norm_stats: NormStats) -> list[str]:
 
     Args:
         module: the network.
-        norm_stats: ``"average"`` includes the running statistics of batch normalisation, ``"local"`` keeps them (and
-            only them; FedBN's local affine parameters are another method).
+        norm_stats: ``"average"`` includes the running statistics of batch normalisation, ``"local"`` keeps them at the
+            site, ``"local_layers"`` keeps all that a normalisation layer has, its scale and shift as well (FedBN, Li et
+            al., ICLR 2021).
 
     Raises:
         ValueError: on another policy.
     """
-    if norm_stats not in ("average", "local"):
-        raise ValueError(f"norm_stats must be 'average' or 'local', got {norm_stats!r}.")
+    if norm_stats not in get_args(NormStats):
+        raise ValueError(f"norm_stats must be one of {', '.join(get_args(NormStats))}, got {norm_stats!r}.")
     withheld = (_COUNTER,) if norm_stats == "average" else (_COUNTER, *_STATISTICS)
-    return [name for name in module.state_dict() if name.rsplit(".", 1)[-1] not in withheld]
+    kept = _normalisations(module) if norm_stats == "local_layers" else set()
+    split = {name: name.rpartition(".") for name in module.state_dict()}
+    return [name for name, (layer, _, last) in split.items() if last not in withheld and layer not in kept]
+
+
+def _normalisations(module: nn.Module) -> set[str]:
+    return {name for name, layer in module.named_modules() if isinstance(layer, _NORMALISATIONS)}
 
 
 def federated_weights(module: nn.Module, norm_stats: NormStats = "average") -> dict[str, Tensor]:

@@ -42,7 +42,8 @@ class RestorationNetwork(EncoderNetwork):
         """Feature maps of every resolution, finest first; with ``masked_maps`` empty where ``hidden`` is true.
 
         Shape:
-            x: (B, C, H, W[, D]); hidden: (B, 1, H, W[, D]) bool, in patches that the coarsest resolution still tells apart.
+            x: (B, C, H, W[, D]); hidden: (B, 1, H, W[, D]) bool, in patches that the coarsest resolution still tells
+            apart.
         """
         if not len(self.tokens):
             return self.encoder(x)

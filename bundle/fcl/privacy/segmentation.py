@@ -11,7 +11,7 @@ from ignite.engine import Engine
 from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
 from monai.utils import CommonKeys
 
-from fcl.engines import SegmentationParticipant, WarmupCosine
+from fcl.engines import SegmentationParticipant, Variants, WarmupCosine
 from fcl.federation import TrainReport
 from fcl.networks.federated import NormStats
 from fcl.privacy.accounting import PrivacyLedger
@@ -27,13 +27,15 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
 
     Args:
         trainer: with a :class:`PatientBatches` loader and a :class:`PatientOptimizer`.
-        evaluator, schedule, norm_stats, keep_optimizer: as in the parent class.
+        evaluator, schedule, norm_stats, keep_optimizer, own_checkpoint: as in the parent class.
+        variants: must be empty. They bring gradients that no patient's clipping sees.
         delta: of (epsilon, delta); well below 1 / patients.
         epsilon_budget: the site refuses a round that would pass it; None sets no end.
         ledger: file that keeps account over jobs, see :class:`PrivacyLedger`.
 
     Raises:
         TypeError: when loader or optimizer is of another kind.
+        ValueError: when there are variants.
     """
 
     def __init__(
@@ -46,8 +48,15 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
         delta: float = 1e-5,
         epsilon_budget: float | None = None,
         ledger: str | Path | None = None,
+        variants: Variants | None = None,
+        own_checkpoint: str | Path | None = None,
     ) -> None:
-        super().__init__(trainer, evaluator, schedule, norm_stats, keep_optimizer)
+        super().__init__(trainer, evaluator, schedule, norm_stats, keep_optimizer, variants, own_checkpoint)
+        if self.variants.parts:
+            raise ValueError(
+                f"DP-SGD clips the gradients of the annotated slices only; what {', '.join(self.variants.parts)} would "
+                "add to them is not private: leave that overlay of configs/finetuning out"
+            )
         if not isinstance(self.loader, PatientBatches) or not isinstance(trainer.optimizer, PatientOptimizer):
             raise TypeError(
                 "DP-SGD needs a PatientBatches loader and a PatientOptimizer, got "
@@ -88,6 +97,11 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
 
 def _refuse_a_loss_that_mixes_slices(engine: Engine) -> None:
     output, loss = engine.state.output, engine.loss_function
+    if output[CommonKeys.LABEL].is_floating_point():
+        raise ValueError(
+            "labels are soft: mixup blends slices of different patients, whose gradients then cannot be told apart. "
+            "Leave it out"
+        )
     with torch.no_grad():
         pairs = zip(output[CommonKeys.PRED].split(1), output[CommonKeys.LABEL].split(1), strict=True)
         mean = torch.stack([loss(prediction, label) for prediction, label in pairs]).mean()

@@ -2,6 +2,7 @@
 
 from fcl.transforms.compose import BatchCompose, BatchTransform
 from fcl.transforms.intensity import BatchRandIntensity
+from fcl.transforms.mixup import BatchMixUp
 from fcl.transforms.spatial import BatchRandSpatial
 
-__all__ = ["BatchCompose", "BatchRandIntensity", "BatchRandSpatial", "BatchTransform"]
+__all__ = ["BatchCompose", "BatchMixUp", "BatchRandIntensity", "BatchRandSpatial", "BatchTransform"]

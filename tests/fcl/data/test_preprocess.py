@@ -98,3 +98,37 @@ def test_real_stacks_keep_their_slices_and_are_restored(real_acdc, preprocessing
         for value in (1, 2, 3):
             ours, theirs = restored[0].numpy() == value, native.get_fdata() == value
             assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > 0.93
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_axis_can_count_slices(seed, slice_axis):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.random(rng=np.random.default_rng(seed)).as_matrix() * [1.4, 1.5, 1.6]
+    source = volume(affine)
+    transform = OrientInPlaned("image", slice_axis=slice_axis)
+    turned = transform({"image": source})["image"]
+    assert turned.shape[-1] == (4, 5, 3)[slice_axis]
+    assert np.allclose(turned.affine[:3, 2], affine[:3, slice_axis])
+    for place in np.ndindex(4, 5, 3):
+        there = np.rint(np.linalg.inv(turned.affine.numpy()) @ affine @ [*place, 1]).astype(int)[:3]
+        assert turned[(0, *there)] == source[(0, *place)]
+    restored = transform.inverse({"image": turned})["image"]
+    assert torch.equal(restored, source)
+    assert np.allclose(restored.affine, affine)
+
+
+def test_slice_axis_must_be_one_of_the_file():
+    with pytest.raises(ValueError, match="slice_axis must be 0, 1 or 2"):
+        OrientInPlaned("image", slice_axis=3)
+
+
+def test_channel_of_an_image_and_the_label_that_has_none(tmp_path, nifti):
+    channels = np.random.default_rng(0).integers(0, 99, (4, 5, 3, 2), dtype=np.int16)
+    label = (channels[..., 0] > 50).astype(np.uint8)
+    files = {"image": channels, "label": label}
+    names = {key: str(nifti(tmp_path / f"{key}.nii.gz", voxels)) for key, voxels in files.items()}
+    item = VolumeRecord(names["image"], names["label"], "p", "v", frame=1).as_item()
+    loaded = LoadFramed(["image", "label"])(item)
+    assert np.array_equal(loaded["image"], channels[..., 1])
+    assert np.array_equal(loaded["label"], label)

@@ -60,6 +60,51 @@ def test_a_batch_is_a_copy(cache):
     assert torch.equal(dataset[[0]]["image"], before)
 
 
+def test_a_slab_is_its_slice_amid_its_neighbours_and_repeats_the_outermost(cache):
+    volumes = ["patient001_frame01", "patient002_frame03"]
+    slabs, slices = (SliceDataset(cache, volumes, slab_depth=depth) for depth in (5, None))
+    assert len(slabs) == len(slices) == 12
+    # Volumes have 6 slices: row 0 begins the first, 5 ends it, 6 begins the second, and so on.
+    neighbours = {0: [0, 0, 0, 1, 2], 1: [0, 0, 1, 2, 3], 3: [1, 2, 3, 4, 5], 5: [3, 4, 5, 5, 5], 6: [6, 6, 6, 7, 8]}
+    rows = [5, 0, 6, 0, 3, 1]
+    batch = slabs[rows]
+    assert batch["image"].shape == batch["label"].shape == (6, 1, 16, 16, 5)
+    assert (batch["image"].dtype, batch["label"].dtype) == (torch.float32, torch.int64)
+    for b, row in enumerate(rows):
+        for place, neighbour in enumerate(neighbours[row]):
+            expected = slices[[neighbour]]
+            assert torch.equal(batch["image"][b, ..., place], expected["image"][0])
+            assert torch.equal(batch["label"][b, ..., place], expected["label"][0])
+    middle = slices[rows]
+    for key in ("row", "volume", "partition", "position"):
+        assert torch.equal(batch[key], middle[key])
+
+
+@pytest.mark.parametrize("depth", [1, 3, 15])
+def test_slabs_of_any_odd_depth_keep_to_their_volume(cache, depth):
+    dataset = SliceDataset(cache, slab_depth=depth)
+    batch = dataset[range(len(dataset))]
+    assert batch["image"].shape == (len(cache), 1, 16, 16, depth)
+    for row in range(len(cache)):
+        own = np.flatnonzero(cache.volume == cache.volume[row])
+        z = np.clip(np.arange(row - depth // 2, row + depth // 2 + 1), own[0], own[-1])
+        expected = np.moveaxis(cache.images[z], 0, -1).astype(np.float32)
+        assert np.array_equal(batch["image"][row], expected)
+
+
+def test_slabs_are_batched_and_resumed_like_slices(cache):
+    first, second = (SliceLoader(SliceDataset(cache, slab_depth=3), 4, steps=3, seed=2) for _ in range(2))
+    next(iter(first))
+    second.load_state_dict(first.state_dict())
+    assert all(torch.equal(one["image"], two["image"]) for one, two in zip(first, second, strict=False))
+
+
+@pytest.mark.parametrize("depth", [0, -3, 4])
+def test_slabs_without_a_slice_in_the_middle_are_refused(cache, depth):
+    with pytest.raises(ValueError, match=f"odd number of slices, so that one lies in the middle.*Got {depth}"):
+        SliceDataset(cache, slab_depth=depth)
+
+
 def test_labels_only_where_there_are_some(cache):
     cine = [info.volume for info in cache.volumes if info.phase == "cine"]
     assert "label" not in SliceDataset(cache, cine)[[0]]

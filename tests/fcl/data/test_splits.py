@@ -205,3 +205,25 @@ def test_real_data_divide_as_the_study_needs(real_acdc):
     folds = [fold for content in split["sites"].values() for fold in content["folds"]]
     assert [len(fold) for fold in folds] == [2] * 40
     assert ["patient074", "patient076"] in folds
+
+
+@pytest.mark.parametrize("annotated", [None, 1, 2])
+def test_unlabelled_volumes_are_the_rest_of_the_training_patients(annotated):
+    names = NAMES[:8]
+    everything = records(names, unlabelled=("patient003",))
+    split = site_records(everything, fold=1, folds=4, annotated=annotated)
+    validating = {record.patient for record in split.validation}
+    labelled = {record.volume for record in split.train if record.label is not None}
+    unlabelled = set(split.unlabelled_volumes)
+    assert len(validating) == 2
+    assert unlabelled.isdisjoint(labelled)
+    assert unlabelled | labelled == {record.volume for record in everything if record.patient not in validating}
+    if annotated is not None:
+        assert len(labelled) == 2 * annotated
+        # The annotated patients' own cine is no label, so it is there as well.
+        assert {f"{record.patient}_4d" for record in split.train} <= unlabelled
+
+
+def test_without_a_held_out_fold_no_patient_is_left_aside():
+    split = site_records(records(NAMES[:4]), fold=None, annotated=1)
+    assert len(split.unlabelled_volumes) == 3 * 3 + 1

@@ -1,14 +1,22 @@
-"""A tiny slice cache whose partitions can be told apart, for the engines' tests."""
+"""A tiny slice cache whose partitions can be told apart, and a segmentation of it, for the engines' tests."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.losses import DiceCELoss
 
-from fcl.data import SliceCache
+from fcl.data import SliceCache, SliceDataset, SliceLoader
 from fcl.data.cache import FORMAT_VERSION
+from fcl.engines import AugmentBatch, LabelledVolumes, SegmentationParticipant, Variant, Variants, WarmupCosine
+from fcl.networks import SegmentationUNet
+from fcl.transforms import BatchRandSpatial
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +38,29 @@ def cache(tmp_path_factory) -> SliceCache:
     index = {"version": FORMAT_VERSION, "volumes": volumes, "partitions": 4, "spatial_size": [32, 32]}
     (folder / "index.json").write_text(json.dumps(index))
     return SliceCache(folder)
+
+
+@pytest.fixture
+def segmenting(cache: SliceCache) -> Callable[..., SegmentationParticipant]:
+    """Makes a participant whose trainer has the given variants: annotated are v0 and v1, rounds have 3 steps."""
+
+    def make(*variants: Variant, norm: str = "batch", **options: object) -> SegmentationParticipant:
+        torch.manual_seed(0)
+        network = SegmentationUNet(2, 1, 2, channels=(4, 8), norm=norm)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+        schedule, together = WarmupCosine(optimizer, warmup=0.0), Variants(variants)
+        trainer = SupervisedTrainer(
+            device=torch.device("cpu"),
+            max_epochs=1,
+            train_data_loader=SliceLoader(SliceDataset(cache, ["v0", "v1"], labelled_only=True), 8, 3, seed=0),
+            network=network,
+            optimizer=optimizer,
+            loss_function=DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True),
+            prepare_batch=AugmentBatch(BatchRandSpatial(rotate_range=1.0, flip_prob=0.5), seed=0),
+            train_handlers=[schedule, together],
+            decollate=False,
+        )
+        evaluator = SupervisedEvaluator(torch.device("cpu"), DataLoader(LabelledVolumes(cache, ("v5",))), network)
+        return SegmentationParticipant(trainer, evaluator, schedule, variants=together, **options)
+
+    return make

@@ -33,3 +33,9 @@ def test_random_numbers_continue_from_a_saved_state() -> None:
     other = AugmentBatch(noise, seed=9)
     other.load_state_dict(state)
     assert torch.equal(other(BATCH, "cpu")[0], expected)
+
+
+def test_a_batch_without_label_is_augmented_alike() -> None:
+    image, label = AugmentBatch(noise, seed=3)({"image": BATCH["image"]}, "cpu")
+    assert label is None
+    assert torch.equal(image, AugmentBatch(noise, seed=3)(BATCH, "cpu")[0])

@@ -68,6 +68,10 @@ def test_a_fixed_number_of_whole_patches_is_hidden_in_every_image(share, hidden)
         (lambda: HiddenPatches(4, 1.0), "share must lie between 0 and 1"),
         (lambda: HiddenPatches(7)(images(), torch.Generator()), "16 x 24 are no multiples of the patch size 7"),
         (lambda: Swaps(1, 17)(images(), torch.Generator()), "patches of 17 do not fit"),
+        (
+            lambda: Holes()(images()[..., None], torch.Generator()),
+            r"got shape \(6, 1, 16, 24, 1\): set spatial_dims to 2",
+        ),
     ],
 )
 def test_refuses_what_cannot_be(make, message):

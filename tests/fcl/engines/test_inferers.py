@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.inferers import SliceInferer
 from torch import nn
 
+import fcl
 from fcl.engines import AutocastInferer
 
 
@@ -26,3 +28,21 @@ def test_volumes_go_through_slice_by_slice() -> None:
         output = AutocastInferer(None, SliceInferer(roi_size=(8, 8), sw_batch_size=2, spatial_dim=2))(volume, network)
         expected = torch.stack([network(volume[..., z]) for z in range(5)], dim=-1)
     torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.parametrize("slices", [2, 5, 6, 11])
+def test_the_slab_window_slides_through_volumes_of_any_depth(slices: int) -> None:
+    parser = ConfigParser({"spatial_size": [8, 8]})
+    overlay = ConfigParser.load_config_files(str(fcl.bundle_root() / "configs" / "finetuning" / "unet_3d.json"))
+    parser.update({key: overlay[key] for key in ("slab_depth", "volume_inferer")})
+    windows = []
+
+    def network(slab: torch.Tensor) -> torch.Tensor:
+        windows.append(tuple(slab.shape[1:]))
+        # What a slice becomes depends on it alone, so windows that overlap must agree, whatever their weights.
+        return torch.cat([2 * slab, slab + 1], dim=1)
+
+    volume = torch.rand(1, 1, 8, 8, slices)
+    output = AutocastInferer(None, parser.get_parsed_content("volume_inferer"))(volume, network)
+    assert set(windows) == {(1, 8, 8, 5)}
+    torch.testing.assert_close(output, torch.cat([2 * volume, volume + 1], dim=1))

@@ -50,6 +50,18 @@ def test_every_slice_is_seen_in_all_four_rotations(cache):
         assert torch.equal(asked[target == turns], torch.rot90(asked[target == 0], turns, (2, 3)))
 
 
+def test_slabs_are_turned_in_their_plane(cache):
+    network = Asked()
+    trainer = trainer_of(cache, Rotation(nn.CrossEntropyLoss()), network)
+    trainer.augmentation = lambda image, generator: (image, None)
+    batch = next(iter(trainer.data_loader))
+    batch["image"] = torch.rand(len(batch["row"]), 1, 4, 4, 3)
+    trainer._iteration(trainer, batch)
+    for turns, turned in enumerate(network.images[0].split(len(batch["image"]))):
+        for z in range(3):
+            assert torch.equal(turned[..., z], torch.rot90(batch["image"][..., z], turns, (2, 3)))
+
+
 def test_rotation_refuses_slices_that_are_not_square_and_heads_of_another_size(cache):
     trainer = trainer_of(
         cache, Rotation(nn.CrossEntropyLoss()), ContrastiveNetwork(encoder(), ProjectionHead(32, 8, 5))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from fcl.data import SliceCache, SliceDataset, SliceLoader
 from fcl.engines import AugmentBatch, LabelledVolumes, SegmentationParticipant, WarmupCosine
 from fcl.engines.schedule import warmup_cosine
 from fcl.federation import FeatureSet, Participant
-from fcl.networks import CheckpointError, SegmentationUNet
+from fcl.networks import CheckpointError, SegmentationUNet, read_weights
 from fcl.transforms import BatchRandSpatial
 
 STEPS = 4
@@ -180,6 +181,33 @@ def test_local_statistics_neither_leave_nor_change(cache: SliceCache) -> None:
     after = participant.trainer.network.state_dict()
     assert before
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_sites_own_normalisation_survives_rounds_and_a_restart(cache: SliceCache, tmp_path: Path) -> None:
+    options: Any = {"norm_stats": "local_layers", "own_checkpoint": tmp_path / "own.pt"}
+    participant = make_participant(cache, **options)
+    run_round(participant, 0, 3)
+    sent = participant.weights()
+    own = {k: v.clone() for k, v in participant.trainer.network.state_dict().items() if k not in sent}
+    fresh = make_participant(cache, **options).trainer.network.state_dict()
+    scales = [name for name in own if name.endswith("N.weight")]
+    assert scales
+    assert not any(torch.equal(own[name], fresh[name]) for name in scales)
+
+    file = io.BytesIO()
+    torch.save(participant.state_dict(), file)
+    resumed = make_participant(cache, **options)
+    average = {name: torch.zeros_like(value) for name, value in sent.items()}
+    results = []
+    for each in (participant, resumed):
+        file.seek(0)
+        each.load_state_dict(torch.load(file, weights_only=True))
+        each.begin_round(1, 3, average)
+        assert same(each.trainer.network.state_dict(), {**average, **own})
+        # What the site evaluates and keeps: the average with its own normalisation.
+        assert same(read_weights(tmp_path / "own.pt"), each.trainer.network.state_dict())
+        results.append(each.train(lambda: False).weights)
+    assert same(*results)
 
 
 def test_pretrained_encoder_goes_into_the_encoder_only(cache: SliceCache) -> None:

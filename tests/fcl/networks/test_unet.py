@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import nn
 
 from fcl.networks import SegmentationUNet, UNetEncoder
@@ -30,6 +31,55 @@ def test_shapes_for_any_depth_size_and_norm(channels, size, norm):
         (2, width, *(length // 2**level for length in size)) for level, width in enumerate(channels)
     ]
     assert network(image).shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize(
+    ("strides", "size", "sides"),
+    [
+        ([[2, 2, 1], [2, 2, 1]], (9, 8, 5), [(9, 8, 5), (4, 4, 5), (2, 2, 5)]),
+        ([[2, 2, 1], [2, 2, 2]], (9, 8, 5), [(9, 8, 5), (4, 4, 5), (2, 2, 2)]),
+        ([[2, 2, 1], 2], (8, 8, 7), [(8, 8, 7), (4, 4, 7), (2, 2, 3)]),
+        ([[1, 2], [2, 1]], (7, 9), [(7, 9), (7, 4), (3, 4)]),
+    ],
+)
+def test_strides_pool_and_enlarge_axis_by_axis(strides, size, sides):
+    network = SegmentationUNet(len(size), 1, 3, (4, 8, 12), "batch", strides=strides)
+    image = torch.rand(2, 1, *size)
+    assert [tuple(each.shape[2:]) for each in network.encoder(image)] == sides
+    assert network(image).shape == (2, 3, *size)
+    kernels = [tuple(up.upsample.deconv.weight.shape[2:]) for up in network.decoder.ups]
+    assert kernels == [(each,) * len(size) if isinstance(each, int) else tuple(each) for each in reversed(strides)]
+
+
+def test_a_slab_that_is_not_pooled_along_its_slices_may_have_any_depth():
+    network = SegmentationUNet(3, channels=(4, 8, 16), strides=[[2, 2, 1]] * 2).eval()
+    for depth in (1, 2, 5):
+        assert network(torch.rand(1, 1, 8, 8, depth)).shape == (1, 4, 8, 8, depth)
+    with pytest.raises(ValueError, match=r"\(8, 3, 5\) voxels is too small.*at least \(4, 4, 1\).*slab_depth"):
+        network(torch.rand(1, 1, 8, 3, 5))
+
+
+@pytest.mark.parametrize("strides", [None, [2, 2], [[2, 2], 2]])
+def test_without_strides_it_is_monais_unet_weight_by_weight(strides):
+    common = {"act": "LEAKYRELU", "norm": ("instance", {"affine": True}), "bias": False, "dropout": 0.0}
+    torch.manual_seed(3)
+    stem, downs = TwoConv(2, 1, 4, **common), [Down(2, 4, 8, **common), Down(2, 8, 16, **common)]
+    ups = [UpCat(2, 16, 8, 8, **common), UpCat(2, 8, 4, 4, **common)]
+    logits = nn.Conv2d(4, 3, 1)
+    parts = {"encoder.stem": stem, "decoder.logits": logits}
+    parts |= {f"encoder.downs.{i}": down for i, down in enumerate(downs)}
+    parts |= {f"decoder.ups.{i}": up for i, up in enumerate(ups)}
+    expected = {f"{at}.{key}": value for at, part in parts.items() for key, value in part.state_dict().items()}
+
+    torch.manual_seed(3)
+    network = SegmentationUNet(2, 1, 3, (4, 8, 16), ["instance", {"affine": True}], strides=strides)
+    state = network.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in state)
+    image = torch.rand(2, 1, 16, 13)
+    first = stem(image)
+    second = downs[0](first)
+    assert torch.equal(network(image), logits(ups[1](ups[0](downs[1](second), second), first)))
 
 
 def test_every_parameter_receives_a_gradient():
@@ -88,6 +138,10 @@ def test_it_learns_to_copy_its_input():
         ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
         ({"channels": (8,)}, r"two or more positive widths.*got \[8\]"),
         ({"channels": (8, 0)}, r"got \[8, 0\]"),
+        ({"channels": (4, 8, 16), "strides": [2]}, r"strides must be 2 entries.*the 3 channels.*got \[2\]"),
+        ({"channels": (4, 8), "strides": [[2, 2, 1]]}, r"2 numbers \(spatial_dims\).*got \[\[2, 2, 1\]\]"),
+        ({"channels": (4, 8), "strides": [3]}, r"1 or 2 and not all 1; got \[3\]"),
+        ({"channels": (4, 8), "strides": [[1, 1]]}, r"not all 1; got \[\[1, 1\]\]"),
         ({"norm": ["group", 8]}, r"a layer is a name or \[name, \{arguments\}\].*got \['group', 8\]"),
     ],
 )
@@ -101,7 +155,7 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         ((1, 1, 8), r"expected 4 axes \(batch, 1 channel\(s\), 2 spatial\), got shape \(1, 1, 8\)"),
         ((1, 3, 8, 8), r"got shape \(1, 3, 8, 8\)"),
-        ((1, 1, 8, 3), r"too small for 2 halvings: every side needs at least 4 pixels"),
+        ((1, 1, 8, 3), r"an image of \(8, 3\) voxels is too small for 2 poolings: it needs at least \(4, 4\)"),
     ],
 )
 def test_bad_images_are_refused(shape, message):

@@ -175,7 +175,7 @@ def test_another_architecture_is_refused_and_leaves_the_module_alone(checkpoint,
         load_weights(encoder, checkpoint, prefix="encoder.")
     message = str(caught.value)
     assert str(checkpoint) in message
-    assert "Set channels, norm and spatial_dims" in message
+    assert "Set channels, norm, spatial_dims and strides" in message
     assert all(fragment in message for fragment in fragments), message
     assert unchanged(encoder, before)
 

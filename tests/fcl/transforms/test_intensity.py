@@ -54,6 +54,14 @@ def test_blur_equals_scipys_away_from_the_border(shape, sigma):
             torch.testing.assert_close(blurred[sample, channel][inner], expected[inner], atol=1e-4, rtol=0)
 
 
+def test_blur_of_a_slab_does_not_mix_its_slices():
+    image = torch.rand(3, 1, 30, 32, 4, generator=generator())
+    blurred, _ = BatchRandIntensity(blur_prob=1.0, blur_sigma=(1.5, 1.5), blur_dims=2)(image)
+    for sample in range(3):
+        expected = torch.from_numpy(gaussian_filter(image[sample, 0].numpy(), (1.5, 1.5, 0), truncate=8))
+        torch.testing.assert_close(blurred[sample, 0, 8:-8, 8:-8], expected[8:-8, 8:-8], atol=1e-4, rtol=0)
+
+
 def test_blur_keeps_flat_images_flat_up_to_the_border():
     blurred, _ = BatchRandIntensity(blur_prob=1.0, blur_sigma=(0.0, 4.0))(torch.ones(8, 1, 9, 11))
     torch.testing.assert_close(blurred, torch.ones_like(blurred))
@@ -140,6 +148,7 @@ def test_precision_and_shape_come_back_as_they_came(dtype):
         ({"noise_prob": 2}, "noise_prob is a probability"),
         ({"blur_sigma": (-1, 1)}, "blur_sigma must not be negative"),
         ({"blur_prob": 2}, "blur_prob is a probability"),
+        ({"blur_dims": 0}, "blur_dims must be at least 1, or null for all axes, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -213,6 +213,21 @@ def test_other_precisions_come_back_as_they_came(dtype):
     torch.testing.assert_close(moved, torch.rot90(image, -1, (2, 3)), atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_slab_moves_in_its_plane_slice_by_slice_alike(channels):
+    slab = torch.rand(6, channels, 14, 12, 5, generator=generator(1))
+    label = torch.randint(0, 4, (6, 1, 14, 12, 5), generator=generator(2))
+    transform = BatchRandSpatial(**FULL)
+    moved, moved_label = transform(slab, label, generator())
+    assert moved.shape == slab.shape
+    assert moved_label.dtype == label.dtype
+    assert not torch.equal(moved, slab)
+    for z in range(5):
+        alone, alone_label = transform(slab[..., z], label[..., z], generator())
+        torch.testing.assert_close(moved[..., z], alone, atol=1e-6, rtol=0)
+        assert torch.equal(moved_label[..., z], alone_label)
+
+
 def test_the_input_is_left_alone_and_nothing_is_recorded_for_gradients():
     image = IMAGE.clone().requires_grad_()
     moved, _ = BatchRandSpatial(**FULL)(image, None, generator())
@@ -244,7 +259,7 @@ def test_bad_arguments_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("image", "label", "message"),
     [
-        (torch.rand(1, 4, 4), None, "4 axes"),
+        (torch.rand(1, 4, 4), None, "4 or 5 axes"),
         (torch.zeros(1, 1, 4, 4, dtype=torch.int64), None, "floating-point"),
         (torch.rand(1, 1, 4, 4), torch.zeros(1, 4, 4), "does not fit"),
         (torch.rand(1, 1, 4, 4), torch.zeros(1, 1, 5, 4), "does not fit"),

@@ -1,0 +1,113 @@
+"""What a variant of fine-tuning adds to the supervised steps of MONAI's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from ignite.engine import Events
+from ignite.metrics import Average
+from monai.engines import IterationEvents, SupervisedTrainer
+from monai.utils import CommonKeys
+from torch import Tensor
+
+Terms = dict[str, Tensor]
+
+
+class Variant:
+    """Base of the variants; each overrides what it needs.
+
+    Attributes:
+        logs: scalars that every step gives besides its loss; their means over an epoch are metrics of the trainer.
+    """
+
+    logs: ClassVar[tuple[str, ...]] = ()
+
+    def prepare(self, device: torch.device) -> None:
+        """The trainer that it belongs to is being made, and will train on ``device``."""
+
+    def begin_round(self, weights: Mapping[str, Tensor]) -> None:
+        """A round of a federation begins; the trainer's network holds the global ``weights`` already."""
+
+    def begin_epoch(self, engine: SupervisedTrainer) -> None:
+        """``engine.state.epoch`` counts from 1; in a federation a round is an epoch."""
+
+    def __call__(self, engine: SupervisedTrainer) -> Terms:
+        """What this step adds: ``loss``, with its graph, and the scalars named in ``logs``.
+
+        ``engine.state.output`` holds image, label, prediction and loss of the step; its backward pass is to come.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the variant keeps from step to step (tensors and plain Python only)."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`, so that training continues bit for bit."""
+
+
+class Variants:
+    """The variants of a training, in order; a handler for MONAI's ``SupervisedTrainer``, and their state.
+
+    Each adds its loss to that of the annotated slices. Without any, training is plainly supervised.
+
+    Args:
+        parts: at most one of each kind.
+
+    Raises:
+        ValueError: when two are of one kind.
+    """
+
+    def __init__(self, parts: Sequence[Variant] = ()) -> None:
+        self.parts = {type(part).__name__: part for part in parts}
+        if len(self.parts) < len(parts):
+            names = [type(part).__name__ for part in parts]
+            raise ValueError(f"each variant of fine-tuning can be given once, got {', '.join(names)}.")
+
+    def attach(self, engine: SupervisedTrainer) -> None:
+        """Register on the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add)
+        for part in self.parts.values():
+            part.prepare(engine.state.device)
+            for name in part.logs:
+                Average(output_transform=_reader(name)).attach(engine, name)
+
+    def begin_round(self, weights: Mapping[str, Tensor]) -> None:
+        """See :meth:`Variant.begin_round`."""
+        for part in self.parts.values():
+            part.begin_round(weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`.
+
+        Raises:
+            ValueError: when it is of other variants.
+        """
+        if state.keys() != self.parts.keys():
+            raise ValueError(
+                f"the state is of a training with the variants {sorted(state)}, this one has {sorted(self.parts)}: "
+                "resume with the overlays that it was begun with."
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+
+    def _begin_epoch(self, engine: SupervisedTrainer) -> None:
+        for part in self.parts.values():
+            part.begin_epoch(engine)
+
+    def _add(self, engine: SupervisedTrainer) -> None:
+        output = engine.state.output
+        for part in self.parts.values():
+            terms = part(engine)
+            output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + terms["loss"]
+            output.update({name: terms[name].detach() for name in part.logs})
+
+
+def _reader(name: str) -> Callable[[Mapping[str, Tensor]], float]:
+    return lambda output: output[name].item()
