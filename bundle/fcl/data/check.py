@@ -22,7 +22,11 @@ Report = Callable[[str, str, str], None]
 
 
 def check_records(
-    records: Sequence[VolumeRecord], partitions: int, labels: Mapping[str, int] | None, progress: bool = False
+    records: Sequence[VolumeRecord],
+    partitions: int,
+    labels: Mapping[str, int] | None,
+    progress: bool = False,
+    slice_axis: int = 2,
 ) -> None:
     """Read every file once and raise with all that is wrong.
 
@@ -32,12 +36,13 @@ def check_records(
         labels: declared structures and their values beside background 0; ``None`` checks only that labels are
             whole numbers.
         progress: show a bar.
+        slice_axis: which axis of the files counts slices.
 
     Raises:
         DataProblems: missing, truncated or corrupt files; NaN, infinite or constant images; 4-D where 3-D is
             expected; too few slices; label values outside the set; label of other shape or place than its image.
     """
-    problems = find_problems(records, partitions, labels, progress)
+    problems = find_problems(records, partitions, labels, progress, slice_axis)
     if problems:
         raise DataProblems(problems)
 
@@ -47,6 +52,7 @@ def find_problems(
     partitions: int = 1,
     labels: Mapping[str, int] | None = None,
     progress: bool = False,
+    slice_axis: int = 2,
 ) -> list[Problem]:
     """What :func:`check_records` raises with, as a list; empty when all is well."""
     if not records:
@@ -63,9 +69,9 @@ def find_problems(
     for file, group in track(by_file.items(), "checking volumes", "file", progress, total=len(by_file)):
         image = _load(file, report)
         if image is not None and any(record.frame is not None for record in group):
-            _check_cine(file, image, group, partitions, report)
+            _check_cine(file, image, group, partitions, slice_axis, report)
         elif image is not None:
-            _check_volume(file, image, partitions, report)
+            _check_volume(file, image, partitions, slice_axis, report)
         for label_file in dict.fromkeys(record.label for record in group if record.label is not None):
             _check_label(label_file, file, image, labels, report)
     return problems
@@ -126,23 +132,30 @@ def _voxels(file: str, image: nib.spatialimages.SpatialImage, report: Report) ->
         return None
 
 
-def _check_volume(file: str, image: nib.spatialimages.SpatialImage, partitions: int, report: Report) -> None:
+def _check_volume(
+    file: str, image: nib.spatialimages.SpatialImage, partitions: int, slice_axis: int, report: Report
+) -> None:
     if len(image.shape) != 3:
         report(file, f"is 4-D, shape {_shape(image)}, where one volume is expected", "split it into 3-D files")
         return
-    _check_depth(file, image, partitions, report)
+    _check_depth(file, image, partitions, slice_axis, report)
     voxels = _voxels(file, image, report)
     if voxels is not None:
         _check_values(file, "", voxels, report)
 
 
 def _check_cine(
-    file: str, image: nib.spatialimages.SpatialImage, group: list[VolumeRecord], partitions: int, report: Report
+    file: str,
+    image: nib.spatialimages.SpatialImage,
+    group: list[VolumeRecord],
+    partitions: int,
+    slice_axis: int,
+    report: Report,
 ) -> None:
     if len(image.shape) != 4:
         report(file, f"is 3-D, shape {_shape(image)}, where a 4-D cine is expected", "rename it to ..._frameMM.nii.gz")
         return
-    _check_depth(file, image, partitions, report)
+    _check_depth(file, image, partitions, slice_axis, report)
     voxels = _voxels(file, image, report)
     if voxels is None:
         return
@@ -153,10 +166,12 @@ def _check_cine(
             _check_values(file, f"frame {frame} ", voxels[..., frame], report)
 
 
-def _check_depth(file: str, image: nib.spatialimages.SpatialImage, partitions: int, report: Report) -> None:
-    if image.shape[2] < partitions:
-        what = f"has {image.shape[2]} slices, shape {_shape(image)}, fewer than the {partitions} partitions"
-        report(file, what, "leave the volume out, or lower `partitions`")
+def _check_depth(
+    file: str, image: nib.spatialimages.SpatialImage, partitions: int, slice_axis: int, report: Report
+) -> None:
+    if image.shape[slice_axis] < partitions:
+        what = f"has {image.shape[slice_axis]} slices, shape {_shape(image)}, fewer than the {partitions} partitions"
+        report(file, what, "leave the volume out, lower `partitions`, or set `slice_axis`")
 
 
 def _check_values(file: str, which: str, voxels: np.ndarray, report: Report) -> None:

@@ -122,3 +122,9 @@ def test_no_records_is_a_problem():
 
 def test_problem_reads_as_file_finding_and_way_out():
     assert str(Problem("a.nii", "is constant", "export it again")) == "a.nii: is constant. Way out: export it again."
+
+
+def test_partitions_are_counted_along_the_slice_axis(tmp_path, nifti):
+    record = VolumeRecord(str(nifti(tmp_path / "v.nii.gz", image()[..., :3])), None, "p", "v")
+    assert find_problems([record], 4, slice_axis=1) == []
+    assert ["3 slices" in p.what for p in find_problems([record], 4, slice_axis=2)] == [True]

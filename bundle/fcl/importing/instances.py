@@ -1,0 +1,192 @@
+"""The images of a DICOM folder, by the few tags that an import reads."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from fcl.data.problems import Problem
+from fcl.data.progress import track
+
+# What an output holds of an image; everything else stays behind. `fcl data import dicom --list-tags` shows this.
+KEPT = {
+    "PixelData": "the voxels",
+    "RescaleSlope": "applied to the voxels",
+    "RescaleIntercept": "applied to the voxels",
+    "Rows": "shape of the volume",
+    "Columns": "shape of the volume",
+    "PixelSpacing": "in the affine",
+    "ImageOrientationPatient": "in the affine",
+    "ImagePositionPatient": "in the affine",
+    "TriggerTime": "order of the phases; the mean step between them (s) in the NIfTI header",
+}
+
+# Read to sort images into series, slices and phases, or to leave them out; never written into an image or a datalist.
+READ_ONLY = (
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "SOPClassUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "InstanceNumber",
+    "TemporalPositionIdentifier",
+    "ImageType",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BurnedInAnnotation",
+    "SliceThickness",
+)
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_NO_SCANS = {"LOCALIZER": "localisers", "SCREEN SAVE": "secondary captures"}
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One slice at one phase.
+
+    Args:
+        file: where it lies.
+        patient: PatientID, or the study's UID where that is empty: two people without an id are not one case.
+        study, series, uid: of DICOM.
+        series_number, description: of the series, for the person at the site.
+        number: InstanceNumber.
+        trigger: TriggerTime (ms).
+        temporal: TemporalPositionIdentifier.
+        size: (rows, columns).
+        spacing: (between rows, between columns) in mm.
+        orientation: directions of increasing column and of increasing row, LPS.
+        position: of the first pixel's centre, LPS, mm.
+        thickness: SliceThickness (mm).
+    """
+
+    file: Path
+    patient: str
+    study: str
+    series: str
+    uid: str
+    series_number: int | None
+    description: str
+    number: int | None
+    trigger: float | None
+    temporal: float | None
+    size: tuple[int, int]
+    spacing: tuple[float, ...]
+    orientation: tuple[float, ...]
+    position: tuple[float, ...]
+    thickness: float | None
+
+
+@dataclass
+class Scan:
+    """What a folder holds: usable images, counts of the files left out by reason, files that cannot be read."""
+
+    files: int = 0
+    instances: list[Instance] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def scan(folder: Path, progress: bool = True) -> Scan:
+    """Read the header of every file below ``folder``, whatever its name.
+
+    Images that are no part of a scan (localisers, secondary captures, colour, text burnt into pixels) and files that
+    are no DICOM are counted and left out.
+    """
+    result = Scan()
+    files = sorted(Path(top) / name for top, _, names in os.walk(folder) for name in names)
+    for file in track(files, "reading headers", "file", progress, total=len(files)):
+        result.files += 1
+        try:
+            with lenient():
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*KEPT, *READ_ONLY])
+                reason = _not_wanted(header)
+                if reason is None:
+                    result.instances.append(_instance(file, header))
+                else:
+                    result.skipped[reason] += 1
+        except InvalidDicomError:
+            result.skipped["no DICOM files"] += 1
+        except Exception as error:  # pydicom raises what its parts raise: any of them means a damaged file
+            what = f"is DICOM that cannot be read ({type(error).__name__}: {error})"
+            result.problems.append(Problem(str(file), what, "export it again, or remove it"))
+    return result
+
+
+@contextmanager
+def lenient() -> Iterator[None]:
+    """Take identifiers that break DICOM's spelling, as anonymisers write them, without a warning that shows them."""
+    before = pydicom.config.settings.reading_validation_mode
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    try:
+        yield
+    finally:
+        pydicom.config.settings.reading_validation_mode = before
+
+
+def _not_wanted(header: pydicom.Dataset) -> str | None:
+    if "Rows" not in header or "Columns" not in header:
+        return "DICOM files without image"
+    if str(header.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE):
+        return "secondary captures"
+    kinds = {str(kind).strip().upper() for kind in header.get("ImageType") or ()}
+    for kind, reason in _NO_SCANS.items():
+        if kind in kinds:
+            return reason
+    if str(header.get("BurnedInAnnotation", "")).upper() == "YES":
+        return "images with text burnt into the pixels"
+    if int(header.get("SamplesPerPixel") or 1) != 1 or header.get("PhotometricInterpretation") != "MONOCHROME2":
+        return "images that are not MONOCHROME2"
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        return "multi-frame images (export them as single frames)"
+    if any(header.get(tag) is None for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")):
+        return "images without position in space"
+    return None
+
+
+def _instance(file: Path, header: pydicom.Dataset) -> Instance:
+    def text(tag: str) -> str:
+        return str(header.get(tag) or "").strip()
+
+    def number(tag: str) -> Any:
+        value = header.get(tag)
+        return None if value is None or value == "" else float(value)
+
+    def numbers(tag: str, count: int) -> tuple[float, ...]:
+        values = tuple(float(value) for value in header[tag].value)
+        if len(values) != count:
+            raise ValueError(f"{tag} has {len(values)} values, not {count}")
+        return values
+
+    return Instance(
+        file=file,
+        patient=text("PatientID") or text("StudyInstanceUID") or str(file.parent),
+        study=text("StudyInstanceUID"),
+        series=text("SeriesInstanceUID"),
+        uid=text("SOPInstanceUID"),
+        series_number=_whole(number("SeriesNumber")),
+        description=text("SeriesDescription"),
+        number=_whole(number("InstanceNumber")),
+        trigger=number("TriggerTime"),
+        temporal=number("TemporalPositionIdentifier"),
+        size=(int(header.Rows), int(header.Columns)),
+        spacing=numbers("PixelSpacing", 2),
+        orientation=numbers("ImageOrientationPatient", 6),
+        position=numbers("ImagePositionPatient", 3),
+        thickness=number("SliceThickness"),
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,1 @@
+"""The command ``fcl``: every tool of this project under one name. It adds nothing to the modules that it calls."""
