@@ -15,18 +15,34 @@ from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder
 from fcl.transforms import BatchCompose, BatchRandIntensity, BatchRandSpatial
 
 
-def build(cache, *, steps=4, epochs=1, momentum=0.9, norm=("group", {"num_groups": 4}), seed=0, lr=2e-3, **participant):
+def build(
+    cache,
+    *,
+    steps=4,
+    epochs=1,
+    momentum=0.9,
+    norm=("group", {"num_groups": 4}),
+    seed=0,
+    lr=2e-3,
+    slab_depth=None,
+    batch_norm=False,
+    **participant,
+):
     torch.manual_seed(0)
 
     def network():
-        return ContrastiveNetwork(UNetEncoder(2, 1, (8, 16, 32), norm), ProjectionHead(32, 32, 16))
+        dims, strides = (2, None) if slab_depth is None else (3, [[2, 2, 1]] * 2)
+        encoder = UNetEncoder(dims, 1, (8, 16, 32), norm, strides=strides)
+        return ContrastiveNetwork(encoder, ProjectionHead(32, 32, 16, batch_norm))
 
-    dataset = SliceDataset(cache, [f"v{i}" for i in range(4)])
+    dataset = SliceDataset(cache, [f"v{i}" for i in range(4)], slab_depth=slab_depth)
     loader = SliceLoader(dataset, 16, steps, seed=seed)
     main = network()
     optimizer = torch.optim.AdamW(main.parameters(), lr)
     schedule = WarmupCosine(optimizer)
-    monitor = PartitionKNN(main, cache, ["v0", "v1", "v2", "v3"], ["v4", "v5"], neighbours=5, interval=1)
+    monitor = PartitionKNN(
+        main, cache, ["v0", "v1", "v2", "v3"], ["v4", "v5"], neighbours=5, interval=1, slab_depth=slab_depth
+    )
     trainer = PretrainTrainer(
         device="cpu",
         max_epochs=epochs,
@@ -87,6 +103,17 @@ def test_it_learns_partitions_of_held_out_volumes(cache):
     learned = participant.monitor.measure()["partition_knn"]
     assert losses[-1] < losses[0]
     assert learned >= max(0.75, random)
+
+
+def test_on_slabs_the_loss_falls_and_features_do_not_collapse(cache):
+    participant = build(cache, slab_depth=3, batch_norm=True, lr=5e-3)
+    reports = []
+    for number in range(3):  # every round begins with a whole bank, so the losses compare
+        participant.begin_round(number, 3, participant.weights())
+        reports.append(participant.train(never).metrics)
+    assert reports[-1]["loss"] < reports[0]["loss"] - 0.5
+    assert reports[-1]["similarity_gap"] > reports[0]["similarity_gap"]
+    assert reports[-1]["spread"] > 0.3
 
 
 def test_terms_and_monitors_are_logged_each_epoch(cache):
