@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from fcl.engines.method import Method, Step, Terms, feature_monitors, logged
@@ -27,6 +28,8 @@ class FCL(Method):
         bank: see :class:`fcl.memory.FeatureBank`; its local rows are the loader's slices.
         drawn_features: K; None draws the whole bank.
         position: of every local row along its volume, for a loss that compares positions; None for one that does not.
+        slices: batches of all local slices in order, un-augmented, to fill the bank from: at the first step where
+            nothing has filled it before, since a bank that grows makes the loss rise. None leaves it to the steps.
 
     Raises:
         ValueError: on ``drawn_features`` below 1.
@@ -40,6 +43,7 @@ class FCL(Method):
         bank: FeatureBank,
         drawn_features: int | None = 1024,
         position: Tensor | None = None,
+        slices: Iterable[dict[str, Tensor]] | None = None,
     ) -> None:
         if drawn_features is not None and drawn_features < 1:
             raise ValueError(f"drawn_features must be at least 1, or null for the whole bank; got {drawn_features!r}.")
@@ -47,8 +51,12 @@ class FCL(Method):
         self.bank = bank
         self.drawn_features = drawn_features
         self.position = position
+        self.slices = slices
 
     def __call__(self, step: Step) -> Terms:
+        assert step.momentum_network is not None  # the trainer has checked it
+        if self.slices is not None and not self.bank.complete:
+            self._fill(step.momentum_network, step.inferer)
         view1, view2 = step.augment(step.image), step.augment(step.image)
         q_BD = step.run(step.network, view1)
         k_BD = step.run_target(view2)
@@ -72,14 +80,19 @@ class FCL(Method):
         )
         return {**logged(terms), **feature_monitors(k_BD, q_BD)}
 
-    @torch.no_grad()
-    def refresh_bank(self, batches: Iterable[dict[str, Tensor]], trainer: PretrainTrainer) -> None:
+    def refresh_bank(self, trainer: PretrainTrainer) -> None:
         """Overwrite the bank's local rows with un-augmented features of the momentum encoder: one forward pass."""
-        network, device = trainer.momentum_network, trainer.state.device
-        assert network is not None  # the trainer has checked it
+        assert trainer.momentum_network is not None  # the trainer has checked it
+        self._fill(trainer.momentum_network, trainer.inferer)
+
+    @torch.no_grad()
+    def _fill(self, network: nn.Module, inferer: Inferer) -> None:
+        assert self.slices is not None  # the callers have checked it
+        training = network.training
         network.eval()
-        for batch in batches:
-            self.bank.update(batch["row"].to(device), trainer.inferer(batch["image"].to(device), network))
+        for batch in self.slices:
+            self.bank.update(batch["row"].to(self.bank.device), inferer(batch["image"].to(self.bank.device), network))
+        network.train(training)
 
     def state_dict(self) -> dict[str, Any]:
         return {"bank": self.bank.state_dict()}

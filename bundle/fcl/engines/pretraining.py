@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -28,8 +28,8 @@ class PretrainParticipant(HostedTraining[FCL]):
     ours, not the paper's.
 
     Args:
-        trainer: its loader is this site's slices; ``max_epochs``, iteration and epoch are set from the round number.
-        bank_batches: the same slices in order, un-augmented, to refresh the bank.
+        trainer: its loader is this site's slices, which its method also refreshes the bank from; ``max_epochs``,
+            iteration and epoch are set from the round number.
         schedule: learning-rate schedule attached to the trainer.
         monitor: measures partition kNN accuracy.
         max_shared_rows: features shown to peers in a round, at most; None shows one per slice.
@@ -40,7 +40,8 @@ class PretrainParticipant(HostedTraining[FCL]):
         feature_policy: how features are shared; None: as :class:`fcl.privacy.FeaturePolicy` has it by default.
 
     Raises:
-        ValueError: on an unknown ``momentum_sync``, or when noise is asked for where its guarantee would not hold.
+        ValueError: on an unknown ``momentum_sync``, a method without slices, or when noise is asked for where its
+            guarantee would not hold.
     """
 
     shares_features = True
@@ -48,7 +49,6 @@ class PretrainParticipant(HostedTraining[FCL]):
     def __init__(
         self,
         trainer: PretrainTrainer[FCL],
-        bank_batches: Iterable[dict[str, Tensor]],
         schedule: WarmupCosine,
         monitor: PartitionKNN,
         max_shared_rows: int | None = 512,
@@ -59,6 +59,8 @@ class PretrainParticipant(HostedTraining[FCL]):
     ) -> None:
         if momentum_sync not in ("global", "local"):
             raise ValueError(f"momentum_sync must be 'global' or 'local', got {momentum_sync!r}.")
+        if trainer.method.slices is None:
+            raise ValueError("the trainer's method has no slices to refresh the bank from: give it `slices`.")
         policy = feature_policy or FeaturePolicy()
         if policy.noise_multiplier is not None and (momentum_sync, norm_stats) != ("global", "average"):
             raise ValueError(
@@ -67,7 +69,6 @@ class PretrainParticipant(HostedTraining[FCL]):
                 "depend on every patient, and the noise would cover less than it claims."
             )
         super().__init__(trainer, schedule, monitor)
-        self.bank_batches = bank_batches
         self.norm_stats = norm_stats
         self.momentum_sync = momentum_sync
         self.generator = torch.Generator().manual_seed(seed)
@@ -90,7 +91,7 @@ class PretrainParticipant(HostedTraining[FCL]):
         load_federated_weights(trainer.network, weights, self.norm_stats)
         if self.momentum_sync == "global":
             trainer.sync_momentum_network()
-        trainer.method.refresh_bank(self.bank_batches, trainer)
+        trainer.method.refresh_bank(trainer)
         self._features_are_fresh = True
         trainer.method.bank.expire(round_number)
         self.schedule.begin_round(self.trainer, round_number, total_rounds, len(self.loader))

@@ -76,6 +76,11 @@ class FeatureBank:
         return int(self._filled.sum()) + self.remote_rows
 
     @property
+    def complete(self) -> bool:
+        """Whether every local row holds a feature."""
+        return bool(self._filled.all())
+
+    @property
     def remote_rows(self) -> int:
         return sum(len(partition) for _, partition, _ in self._remote.values())
 
@@ -109,7 +114,7 @@ class FeatureBank:
 
     def local(self) -> LocalFeatures:
         """The filled local rows."""
-        if bool(self._filled.all()):
+        if self.complete:
             return LocalFeatures(self._features, self._partition, self._volume, self._row)
         rows = self._filled.nonzero(as_tuple=True)[0]
         return LocalFeatures(self._features[rows], self._partition[rows], self._volume[rows], rows)

@@ -37,6 +37,7 @@ def build(
 
     dataset = SliceDataset(cache, [f"v{i}" for i in range(4)], slab_depth=slab_depth)
     loader = SliceLoader(dataset, 16, steps, seed=seed)
+    slices = SliceLoader(dataset, 32, shuffle=False)
     main = network()
     optimizer = torch.optim.AdamW(main.parameters(), lr)
     schedule = WarmupCosine(optimizer)
@@ -50,7 +51,7 @@ def build(
         network=main,
         momentum_network=network(),
         optimizer=optimizer,
-        method=FCL(FCLLoss(), FeatureBank(dataset.partition, dataset.volume, 16)),
+        method=FCL(FCLLoss(), FeatureBank(dataset.partition, dataset.volume, 16), slices=slices),
         augmentation=BatchCompose(
             [BatchRandSpatial(rotate_range=0.2, flip_prob=0.5), BatchRandIntensity(brightness=0.1)]
         ),
@@ -58,8 +59,7 @@ def build(
         seed=seed,
         train_handlers=[schedule, monitor],
     )
-    ordered = SliceLoader(dataset, 32, shuffle=False)
-    return PretrainParticipant(trainer, ordered, schedule, monitor, seed=seed, **participant)
+    return PretrainParticipant(trainer, schedule, monitor, seed=seed, **participant)
 
 
 def copies(module):
@@ -90,8 +90,11 @@ def test_the_batch_overwrites_its_rows_of_the_bank_only(cache):
     trainer = build(cache, steps=1).trainer
     seen = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.batch["row"]))
+    trainer.method.refresh_bank(trainer)
+    before = trainer.method.bank.local().features.clone()
     trainer.run()
-    assert trainer.method.bank.local().row.tolist() == sorted(seen[0].tolist())
+    changed = (trainer.method.bank.local().features != before).any(dim=1)
+    assert changed.nonzero()[:, 0].tolist() == sorted(seen[0].tolist())
 
 
 def test_it_learns_partitions_of_held_out_volumes(cache):
@@ -207,3 +210,28 @@ def test_weights_of_another_architecture_are_refused(cache):
 def test_refuses_a_momentum_out_of_range(cache, momentum):
     with pytest.raises(ValueError, match="momentum must lie in"):
         build(cache, momentum=momentum)
+
+
+def test_at_one_site_the_bank_is_full_from_the_first_step_on(cache):
+    trainer = build(cache, steps=1).trainer
+    bank, drawn = trainer.method.bank, []
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: drawn.append(bank.complete))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: drawn.append(bank.complete))
+    modes = trainer.momentum_network.training
+    trainer.run()
+    assert drawn == [False, True]
+    assert trainer.momentum_network.training is modes
+
+
+def test_a_bank_that_was_restored_is_not_filled_again(cache):
+    trainer = build(cache, steps=1).trainer
+    trainer.method.refresh_bank(trainer)
+    trainer.method.slices = None  # whoever asked for them now would fail
+    trainer.run()
+
+
+def test_participant_needs_a_method_with_slices(cache):
+    participant = build(cache)
+    participant.trainer.method.slices = None
+    with pytest.raises(ValueError, match="give it `slices`"):
+        PretrainParticipant(participant.trainer, participant.schedule, participant.monitor)

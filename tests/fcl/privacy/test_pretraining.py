@@ -70,14 +70,16 @@ def test_one_patients_features_do_not_depend_on_the_others(cache: SliceCache) ->
     """What the sensitivity rests on: the encoder in evaluation mode does not mix the slices of a batch."""
     participant = build(cache, norm="batch")
     participant.begin_round(0, 3, participant.weights())
-    before = participant.trainer.method.bank.local().features.clone()
+    method = participant.trainer.method
+    before, slices = method.bank.local().features.clone(), list(method.slices)
 
     def others_blanked():
-        for batch in list(participant.bank_batches):
+        for batch in slices:
             other = batch["volume"] != 0
             yield {**batch, "image": batch["image"].masked_fill(other[:, None, None, None], 0.0)}
 
-    participant.trainer.method.refresh_bank(others_blanked(), participant.trainer)
-    own = participant.trainer.method.bank.local()
+    method.slices = others_blanked()
+    method.refresh_bank(participant.trainer)
+    own = method.bank.local()
     assert torch.allclose(own.features[own.volume == 0], before[own.volume == 0], atol=1e-5)
     assert not torch.allclose(own.features[own.volume == 1], before[own.volume == 1], atol=1e-3)

@@ -90,7 +90,8 @@ def test_patients_of_all_sites_are_collected(cache: SliceCache) -> None:
         records = [SimpleNamespace(patient=f"p{volume[1:]}") for volume in train]
         split = SimpleNamespace(train=records, train_volumes=train, validation_volumes=held_out)
         parts = {"network": network, "augmentation": BatchCompose([BatchRandSpatial(flip_prob=0.5)])}
-        parts |= {"device": torch.device("cpu"), "seed": 0, "partitions": 4, "site_split": split, "slice_cache": cache}
+        parts |= {"device": torch.device("cpu"), "seed": 0, "partitions": 4}
+        parts |= {"site_split": split, "slice_cache": cache, "slab_depth": None}
         return SimpleNamespace(get_parsed_content=parts.__getitem__)
 
     found = collect(configure, ["a", "b"], weights)
