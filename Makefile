@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo consortium test bench lint clean
+.PHONY: help setup demo study consortium test bench lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: setup ## phantom data, FCL pre-training of 4 hospitals, fine-tuning, evaluation, report
 	$(BIN)/python -m flare_app.demo
+
+study: setup ## how few annotated patients are enough, on made-up data: the study's quick preset, minutes
+	$(BIN)/python -m flare_app.study --config bundle/configs/studies/phantom.json --preset quick --out runs/study
 
 consortium: setup ## provision server and 4 hospitals on loopback, pre-train on made-up data, fetch the result
 	$(BIN)/python -m flare_app.provision consortium

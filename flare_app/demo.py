@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flare_app.job import RESULTS
-from flare_app.records import ROUNDS_FILE, read_rounds
-from flare_app.steps import Meter, StepFailed, Steps, run_process
+from flare_app.records import ROUNDS_FILE
+from flare_app.steps import Meter, StepFailed, Steps, read_progress, read_round_progress, run_process
 
 ARMS = ("random", "fcl")
 _FOLDS = 2
@@ -36,8 +35,6 @@ _FINETUNE_STEPS = 20
 _ANNOTATED = 1
 # A coarse grid keeps the demo within minutes; every step must see the same one.
 _GRID: dict[str, Any] = {"spatial_size": [64, 64], "pixdim": [3.0, 3.0]}
-# A line of fcl.engines.Progress: "fine-tuning: epoch 3/10, loss 0.71, 00:10 gone, 00:20 left".
-_PROGRESS = re.compile(r"progress: [\w-]+: (?:(?:step|epoch) (\d+)/(\d+)|\d+ done)(?:, (.*))?, \S+ gone, \S+ left")
 
 
 @dataclass(frozen=True)
@@ -147,14 +144,9 @@ def _pretrain(demo: Demo, console: Console) -> None:
     for key, value in {"steps_per_epoch": _PRETRAIN_STEPS, **_GRID}.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
 
-    def look() -> tuple[int, str]:
-        lines = read_rounds(demo.rounds_log) if demo.rounds_log.exists() else []
-        shown = [f"loss {line['metrics']['loss']:.3f}" for line in lines if "loss" in line["metrics"]][-1:]
-        known = [line["validation"]["partition_knn"] for line in lines if "partition_knn" in line["validation"]]
-        return min(len(lines), demo.rounds), ", ".join(shown + [f"partition kNN {value:.3f}" for value in known[-1:]])
-
     with Meter(console, "pre-training, rounds", demo.rounds) as meter:
-        run_process(command, demo.workspace / "logs" / "pretrain.log", meter, look)
+        log = demo.workspace / "logs" / "pretrain.log"
+        run_process(command, log, meter, lambda: read_round_progress(demo.rounds_log, demo.rounds))
 
 
 def _finetune(demo: Demo, console: Console, arm: str) -> None:
@@ -201,20 +193,13 @@ def _bundle(demo: Demo, console: Console, config: str, arm: str, options: Mappin
         run_process(command, log, meter, look)
 
 
-def read_progress(log: str, total: int) -> tuple[int, str]:
-    """How much of ``total`` the log of a training or evaluation says is done, and its latest values."""
-    done, values = 0, ""
-    for part, whole, shown in _PROGRESS.findall(log):
-        done, values = (round(total * int(part) / int(whole)) if part else total), shown or values
-    return done, values
-
-
 def _cache(demo: Demo) -> str:
     return str(demo.workspace / "cache")
 
 
 def _write_report(demo: Demo, seconds: Mapping[str, float]) -> None:
-    from fcl.evaluation.report import machine_facts, write_report
+    from fcl.evaluation.page import machine_facts
+    from fcl.evaluation.report import write_report
 
     annotated = demo.sites * _ANNOTATED
     training = demo.patients - len(_first_fold(demo))

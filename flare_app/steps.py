@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -14,8 +15,13 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from flare_app.records import read_rounds
+
 _TAIL = 25  # lines of a log that a failure shows
 _POLL_S = 0.3
+# A line of fcl.engines.Progress: "fine-tuning: epoch 3/10, loss 0.71, 00:10 gone, 00:20 left".
+_PROGRESS = re.compile(r"progress: [\w-]+: (?:(?:step|epoch) (\d+)/(\d+)|\d+ done)(?:, (.*))?, \S+ gone, \S+ left")
+_VALIDATED = {"partition_knn": "partition kNN", "mean_dice": "validation Dice"}
 
 
 class StepFailed(RuntimeError):
@@ -85,6 +91,23 @@ def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[
     meter.show(*look())
 
 
+def read_progress(log: str, total: int) -> tuple[int, str]:
+    """How much of ``total`` the log of a training or evaluation says is done, and its latest values."""
+    done, values = 0, ""
+    for part, whole, shown in _PROGRESS.findall(log):
+        done, values = (round(total * int(part) / int(whole)) if part else total), shown or values
+    return done, values
+
+
+def read_round_progress(log: Path, total: int) -> tuple[int, str]:
+    """How many of ``total`` rounds a federation's ``rounds.jsonl`` says are done, and its latest values."""
+    lines = read_rounds(log) if log.exists() else []
+    shown = [f"loss {line['metrics']['loss']:.3f}" for line in lines if "loss" in line["metrics"]][-1:]
+    latest = {name: value for line in lines for name, value in line["validation"].items()}
+    shown += [f"{words} {latest[name]:.3f}" for name, words in _VALIDATED.items() if name in latest]
+    return min(len(lines), total), ", ".join(shown)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ask the process and all that it started to end, then make them."""
     if process.poll() is not None:
@@ -132,11 +155,10 @@ class Steps:
             outputs: files that a finished step has written.
             work: the step.
         """
-        marker = self._folder / f"{name}.json"
-        key = {"arguments": dict(arguments), "after": {step: self._finished(step) for step in after}}
-        known = _read_json(marker)
-        if known.get("key") == key and all(file.exists() for file in outputs):
-            self.seconds[name] = known["seconds"]
+        marker = self._marker(name)
+        seconds = self.finished(name, arguments, after, outputs)
+        if seconds is not None:
+            self.seconds[name] = seconds
             self._console.print(f"{name}: finished before, in {folder}")
             return
         marker.unlink(missing_ok=True)
@@ -148,11 +170,28 @@ class Steps:
             raise StepFailed(f"{name} ended without writing {', '.join(missing)}")
         self.seconds[name] = time.monotonic() - began
         self._folder.mkdir(parents=True, exist_ok=True)
+        key = self._key(arguments, after)
         marker.write_text(json.dumps({"key": key, "finished": time.time(), "seconds": self.seconds[name]}))
         self._console.print(f"{name}: done in {self.seconds[name]:.0f} s")
 
-    def _finished(self, name: str) -> float:
-        return _read_json(self._folder / f"{name}.json")["finished"]
+    def finished(
+        self, name: str, arguments: Mapping[str, Any], after: Sequence[str], outputs: Sequence[Path]
+    ) -> float | None:
+        """Seconds that the step took, when it need not be done again; else None. Arguments as in :meth:`do`."""
+        known = _read_json(self._marker(name))
+        same = known.get("key") == self._key(arguments, after) and all(file.exists() for file in outputs)
+        return known["seconds"] if same else None
+
+    def was_done(self, name: str) -> bool:
+        """Whether the step was finished once, with whatever arguments."""
+        return bool(_read_json(self._marker(name)))
+
+    def _key(self, arguments: Mapping[str, Any], after: Sequence[str]) -> dict[str, Any]:
+        finished = {step: _read_json(self._marker(step)).get("finished") for step in after}
+        return {"arguments": dict(arguments), "after": finished}
+
+    def _marker(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ MERGES = [(base, None) for base in BASES] + [
 ]
 MERGES += [("pretrain", f"../methods/{overlay.name}") for overlay in sorted((CONFIGS / "methods").glob("*.json"))]
 MERGES += [("finetune", f"../finetuning/{overlay.name}") for overlay in sorted((CONFIGS / "finetuning").glob("*.json"))]
-MERGES += [("finetune", "../privacy/dp_sgd.json")]
+MERGES += [("finetune", "../privacy/dp_sgd.json"), ("finetune", "../features.json")]
 # One overlay for all that hold the 3-D network.
 MERGES += [("evaluate", "../finetuning/unet_3d.json"), ("inference", "../finetuning/unet_3d.json")]
 

@@ -17,7 +17,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -85,6 +85,11 @@ def compare(arms: Mapping[str, Sequence[Path]], by_class: bool = False) -> list[
     Raises:
         ValueError: with fewer than two arms, or when arms were evaluated on other patients or classes.
     """
+    return adjusted(differences(arms, by_class))
+
+
+def differences(arms: Mapping[str, Sequence[Path]], by_class: bool = False) -> list[Difference]:
+    """:func:`compare` before ``p`` is adjusted, for those who show more than one comparison."""
     if len(arms) < 2:
         raise ValueError(f"give at least two arms, got {', '.join(arms) or 'none'}")
     means = {arm: _patient_means(files) for arm, files in arms.items()}
@@ -97,8 +102,13 @@ def compare(arms: Mapping[str, Sequence[Path]], by_class: bool = False) -> list[
                 strange = sorted(left.keys() ^ right.keys())
                 raise ValueError(f"{reference} and {arm} differ in patients ({label}): {', '.join(strange[:5])}")
             lines.append(_difference(arm, label, left, right))
-    adjusted = false_discovery_control([line.p for line in lines])
-    return [Difference(**{**asdict(line), "p": float(p)}) for line, p in zip(lines, adjusted, strict=True)]
+    return lines
+
+
+def adjusted(lines: Sequence[Difference]) -> list[Difference]:
+    """The same with ``p`` adjusted over all of them."""
+    values = false_discovery_control([line.p for line in lines]) if lines else []
+    return [replace(line, p=float(p)) for line, p in zip(lines, values, strict=True)]
 
 
 def _patient_means(files: Sequence[Path]) -> dict[str, dict[str, float]]:

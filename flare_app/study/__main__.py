@@ -1,0 +1,172 @@
+"""How few annotated patients are enough: pre-train in several ways, fine-tune with N, compare on held-out patients.
+
+Examples:
+    python -m flare_app.study --config bundle/configs/studies/phantom.json --out runs/study
+    python -m flare_app.study --config bundle/configs/studies/acdc.json --dataset_dir <ACDC> --out runs/acdc
+    python -m flare_app.study --config bundle/configs/studies/acdc.json --dataset_dir <ACDC> --out runs/acdc \\
+        --preset cpu --arms random fcl --annotated 1 2 --folds 0 1 --modes local
+    python -m flare_app.study --config bundle/configs/studies/acdc.json ablation.json --dataset_dir <ACDC> \\
+        --out runs/b --set pretrain::rounds=80 --set arms::fcl::pretrain::set::momentum=0.99
+
+What is finished is kept: the same command goes on after the last finished cell, and cells whose settings changed are
+done again. ``--plan`` lists the cells and does none, ``--report`` writes results and report of what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from fcl.commandline import key_value
+from flare_app.steps import StepFailed
+from flare_app.study.cells import Cells, all_threads
+from flare_app.study.data import prepare_cohort
+from flare_app.study.outcome import Outcome, study_facts
+from flare_app.study.plan import plan
+from flare_app.study.run import Ledger, run_cells
+from flare_app.study.settings import Selection, Study, load_study
+
+_ASKED_FILE = "asked.json"
+_MACHINES_FILE = "machines.json"
+_OPEN = ("annotated", "seeds")  # what a study does not list beforehand
+
+
+def run_study(arguments: argparse.Namespace, console: Console) -> None:
+    """All that the command line asks for; see the module.
+
+    Raises:
+        StudyError, fcl.data.DataProblems: when it cannot be done.
+        StepFailed: when a cell fails.
+    """
+    study = load_study(arguments.config, arguments.preset, dict(arguments.set))
+    chosen = study.select(
+        **{name: getattr(arguments, name) for name in ("arms", "annotated", "folds", "seeds", "modes")}
+    )
+    out = arguments.out.resolve()
+    absolute = [path.resolve() if path else None for path in (arguments.dataset_dir, arguments.split_file)]
+    cohort = prepare_cohort(study, chosen, out, *absolute)
+    cells = Cells(out, cohort, study["data"], study["set"], arguments.threads or all_threads(), console)
+    ledger = Ledger(out, cells, console)
+    todo = plan(study, chosen, cohort.split)
+    if arguments.plan:
+        for cell in todo:
+            spent = ledger.seconds(cell)
+            state = f"done in {spent / 60:.1f} min" if spent is not None else "to do"
+            state += " again, its settings or the bundle's files changed" if ledger.outdated(cell) else ""
+            console.print(f"{cell.name}: {state}", soft_wrap=True, highlight=False)
+        return
+    asked = _remember(out, study, chosen)
+    outcome = Outcome(study, plan(study, asked, cohort.split), ledger.seconds, cells)
+    try:
+        if not arguments.report:
+            _note_machine(out)
+            outcome.write_tables()
+            run_cells(todo, ledger, console, outcome.add)
+    finally:
+        outcome.write_tables()
+        facts = study_facts(
+            study, asked, cohort, shlex.join(["python", "-m", "flare_app.study", *arguments.given]), _spent(outcome)
+        )
+        page = outcome.write_report({**facts, "Configuration": outcome.configuration, **_machines(out)})
+        for name, path in {"results": out / "results.csv", "report": page}.items():
+            console.print(f"{name}: {path or 'none yet'}", soft_wrap=True, highlight=False)
+
+
+def _spent(outcome: Outcome) -> float:
+    return sum(outcome.seconds(cell) or 0.0 for cell in outcome.known)
+
+
+def _remember(out: Path, study: Study, chosen: Selection) -> Selection:
+    """What this command and earlier ones in the same folder asked for, so that one report holds all of it."""
+    file = out / _ASKED_FILE
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    union = {
+        name: sorted({*getattr(chosen, name), *earlier.get(name, [])}) for name in (*_OPEN, "arms", "folds", "modes")
+    }
+    file.write_text(json.dumps(union, indent=2) + "\n", encoding="utf-8")
+    known = {"arms": study["arms"], "folds": range(study["folds"]), "modes": study.modes}
+    return study.select(**{name: [v for v in values if v in known.get(name, values)] for name, values in union.items()})
+
+
+def _note_machine(out: Path) -> None:
+    """A study may go on elsewhere: the report names every machine that it ran on."""
+    from fcl.evaluation.page import machine_facts
+
+    file = out / _MACHINES_FILE
+    machines = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    here = machine_facts()
+    if here not in machines:
+        file.write_text(json.dumps([*machines, here], indent=2) + "\n", encoding="utf-8")
+
+
+def _machines(out: Path) -> dict[str, str]:
+    file = out / _MACHINES_FILE
+    machines = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    named = [
+        (key if n == 1 else f"{key} ({n})", value)
+        for n, facts in enumerate(machines, 1)
+        for key, value in facts.items()
+    ]
+    return dict(named)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m flare_app.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, nargs="+", required=True, metavar="FILE", help="study, merged in order")
+    parser.add_argument("--dataset_dir", type=Path, metavar="DIR", help="the data; not needed for the phantom")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for everything")
+    parser.add_argument("--split_file", type=Path, metavar="FILE", help="sites and folds, instead of dividing anew")
+    parser.add_argument("--preset", metavar="NAME", help="quick, cpu, full (the study's first)")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help="some of the study's")
+    parser.add_argument("--annotated", nargs="+", type=int, metavar="N", help="annotated patients of each site")
+    parser.add_argument("--folds", nargs="+", type=int, metavar="N", help="held-out folds, from 0")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N")
+    parser.add_argument("--modes", nargs="+", metavar="NAME", help="federated, local")
+    parser.add_argument(
+        "--set", type=key_value, action="append", default=[], metavar="A::B=VALUE", help="a value of the study"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch, for all processes together (all cores)")
+    parser.add_argument("--plan", action="store_true", help="list the cells, do none")
+    parser.add_argument("--report", action="store_true", help="only write results and report of what is finished")
+    return argparse.Namespace(**vars(parser.parse_args(given)), given=given)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; gives the exit code."""
+    arguments, console = parse(argv), Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(arguments.out / ".lock", timeout=0):
+            run_study(arguments, console)
+    except Timeout:
+        console.print(f"another study is running in {arguments.out}", markup=False)
+        return 1
+    except (StepFailed, ValueError, FileNotFoundError) as error:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on after the last finished cell")
+        return 130
+    return 0
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""What the finished cells of a study say: ``results.csv``, ``results.json`` and the report."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fcl
+from flare_app.records import read_rounds
+from flare_app.study.cells import SCORES, Cells
+from flare_app.study.data import Cohort
+from flare_app.study.plan import Cell
+from flare_app.study.settings import Selection, Study
+
+_PLACE = ("arm", "mode", "annotated", "fold", "seed")
+_RUN = (*_PLACE, "model", "configuration")
+_SENT = ("weights", "features")
+_SCORE = ("case", "patient", "phase", "class", "dice", "hd95_mm", "assd_mm")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Reads what finished cells have written.
+
+    Args:
+        study: settings.
+        known: cells that may have been done, by this command or an earlier one.
+        seconds: that a finished cell took; None for one that is to be done.
+        cells: knows where things lie.
+    """
+
+    study: Study
+    known: Sequence[Cell]
+    seconds: Callable[[Cell], float | None]
+    cells: Cells
+
+    def finished(self, stage: str) -> list[Cell]:
+        """Arms in the study's order."""
+        found = [cell for cell in self.known if cell.stage == stage and self.seconds(cell) is not None]
+        return sorted(found, key=lambda cell: list(self.study["arms"]).index(cell.arm))
+
+    def evaluations(self) -> list[Any]:
+        """As :class:`fcl.evaluation.study_results.Evaluation`."""
+        from fcl.evaluation.study_results import Evaluation
+
+        return [
+            Evaluation(
+                cell.arm, cell.mode, cell.annotated, cell.fold, cell.seed,
+                {who: folder / SCORES for who, folder in self.cells.evaluations(cell).items()},
+            )
+            for cell in self.finished("evaluate")
+        ]  # fmt: skip
+
+    def write_tables(self) -> None:
+        """``results.csv``, a row for each volume and class, and ``results.json``, what the report's tables hold."""
+        from fcl.evaluation.study_results import curves, label_efficiency, paired
+
+        evaluated, evaluations = self.finished("evaluate"), self.evaluations()
+        with _replaced(self.cells.out / "results.csv") as stream:
+            writer = csv.DictWriter(stream, [*_RUN, *_SCORE])
+            writer.writeheader()
+            for cell in evaluated:
+                writer.writerows(self._rows(cell))
+        found = curves(evaluations)
+        self._write_summary(
+            {
+                "title": self.study["title"],
+                "preset": self.study.preset,
+                "configuration": self.configuration,
+                "evaluations": [self._summary(cell) for cell in evaluated],
+                "dice": [
+                    {"mode": mode, "arm": arm, "annotated": count, **asdict(point)}
+                    for mode, own in found.items()
+                    for arm, curve in own.items()
+                    for count, point in curve.items()
+                ],
+                "comparisons": [asdict(line) for line in paired(evaluations, self.study["references"])],
+                "label_efficiency": [asdict(line) for line in label_efficiency(found, self.study["references"])],
+            }
+        )
+
+    def add(self, cell: Cell) -> None:
+        """Append a new evaluation to both files, whose tables over all of them are of the last :meth:`write_tables`."""
+        with (self.cells.out / "results.csv").open("a", newline="", encoding="utf-8") as stream:
+            csv.DictWriter(stream, [*_RUN, *_SCORE]).writerows(self._rows(cell))
+        content = json.loads((self.cells.out / "results.json").read_text(encoding="utf-8"))
+        content["evaluations"].append(self._summary(cell))
+        self._write_summary(content)
+
+    def _rows(self, cell: Cell) -> Iterator[dict[str, Any]]:
+        from fcl.evaluation.study_results import read_rows
+
+        for who, folder in self.cells.evaluations(cell).items():
+            head = {**self._place(cell), "model": who, "configuration": cell.configuration}
+            yield from ({**head, **row} for row in read_rows(folder / SCORES))
+
+    def _summary(self, cell: Cell) -> dict[str, Any]:
+        from fcl.evaluation.study_results import mean_dice
+
+        dice = {who: mean_dice(folder / SCORES) for who, folder in self.cells.evaluations(cell).items()}
+        minutes = {done.stage: (self.seconds(done) or 0.0) / 60 for done in cell.chain()}
+        return {**self._place(cell), "configuration": cell.configuration, "dice": dice, "minutes": minutes}
+
+    def _write_summary(self, content: Mapping[str, Any]) -> None:
+        with _replaced(self.cells.out / "results.json") as stream:
+            json.dump(content, stream, indent=2)
+
+    def write_report(self, facts: Mapping[str, str]) -> Path | None:
+        """``report.html``; None as long as nothing is evaluated."""
+        from fcl.evaluation.study_report import Arm, StudyReport, write_study_report
+
+        evaluations = self.evaluations()
+        if not evaluations:
+            return None
+        pretraining, finetuning, shown = self._curves()
+        report = StudyReport(
+            title=self.study["title"],
+            description=self.study["description"],
+            arms={arm: Arm(self.study.label(arm), self.study.published(arm)) for arm in self.study["arms"]},
+            references=self.study["references"],
+            evaluations=evaluations,
+            unfinished=sum(cell.stage == "evaluate" and self.seconds(cell) is None for cell in self.known),
+            published=_published(self.study),
+            protocol=self.protocol(),
+            pretraining=pretraining,
+            finetuning=finetuning,
+            shown=shown,
+            features={cell.arm: self.cells.features(cell) for cell in self.finished("features")},
+            costs=self._costs(),
+            facts=facts,
+        )
+        return write_study_report(self.cells.out / "report.html", report)
+
+    @property
+    def configuration(self) -> str:
+        """Names the study's settings and its split."""
+        content = json.dumps([self.study.content, self.cells.cohort.split["sites"]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def protocol(self) -> dict[str, str]:
+        """This study in the words in which ``published.json`` describes the published one."""
+        cohort, shared = self.cells.cohort, self.study["set"]
+        sizes = [sum(map(len, site["folds"])) for site in cohort.split["sites"].values()]
+        counts = sorted({min(sizes), max(sizes)})
+        unlabelled = cohort.volumes - cohort.labelled
+        arm = next(iter(self.study["arms"]))
+        tuning = {mode: self.study.finetuning(arm, mode) for mode in self.study.modes}
+        return {
+            "Patients": f"{cohort.patients} patients, {len(sizes)} sites of {' to '.join(map(str, counts))}",
+            "Folds": f"{self.study['folds']}; {cohort.held_out(0)} patients of all sites held out in the first",
+            "Unlabelled images": f"{cohort.labelled} annotated volumes (their labels unused) and {unlabelled} others",
+            "Network": f"2-D U-Net, channels {shared.get('channels', _default('channels'))}",
+            "Image size": "{} pixels of {} mm".format(
+                *("×".join(str(v) for v in shared.get(key, _default(key))) for key in ("spatial_size", "pixdim"))
+            ),
+            "Pre-training": _schedule(self.study["pretrain"]) + "; bundle/configs/pretrain.json has the rest",
+            "Fine-tuning": "; ".join(f"{mode}: {_schedule(entry)}" for mode, entry in tuning.items())
+            + "; last weights, none chosen by validation; the same for all arms but where an arm says otherwise",
+            "Dice": "for each volume on its native grid, mean over structures, then over volumes",
+            "Spread": "over folds and seeds; local: over sites as well, in a table of its own",
+        }
+
+    def _curves(self) -> tuple[dict[str, Path], dict[str, dict[str, Path]], str]:
+        """Logs of rounds of the first fold and seed that have any, with the fewest annotated patients."""
+        trained = [cell for stage in ("pretrain", "finetune") for cell in self.finished(stage)]
+        logged = [cell for cell in trained if self.cells.rounds(cell).is_file()]
+        if not logged:
+            return {}, {}, ""
+        seed, fold = min((cell.seed, cell.fold) for cell in logged)
+        first = [cell for cell in logged if (cell.seed, cell.fold) == (seed, fold)]
+        fewest = min((cell.annotated for cell in first if cell.mode), default=0)
+        pretraining = {cell.arm: self.cells.rounds(cell) for cell in first if not cell.mode}
+        finetuning: dict[str, dict[str, Path]] = {}
+        for cell in first:
+            if cell.mode and cell.annotated == fewest:
+                finetuning.setdefault(cell.mode, {})[cell.arm] = self.cells.rounds(cell)
+        tuned = f", fine-tuning with N = {fewest}" if finetuning else ""
+        return pretraining, finetuning, f"Shown: fold {fold}, seed {seed}{tuned}."
+
+    def _costs(self) -> tuple[list[str], list[list[str]]]:
+        """Minutes of a cell, and MiB that a site receives and sends, by arm; columns without a value are left out."""
+        trainings = [("pretrain", ""), *(("finetune", mode) for mode in self.study.modes)]
+        timed = [*trainings, *(("evaluate", mode) for mode in self.study.modes)]
+        head = ["arm", *(f"{_in_words(*what)}, minutes" for what in timed)]
+        head += [f"{_in_words(*what)}, {kind} in / out, MiB" for what in trainings for kind in _SENT]
+        rows = []
+        for arm in self.study["arms"]:
+            own = [cell for cell in self.known if cell.arm == arm and self.seconds(cell) is not None]
+            parts = {what: [cell for cell in own if (cell.stage, cell.mode) == what] for what in timed}
+            row = [self._minutes(parts[what]) for what in timed]
+            row += [self._traffic(parts[what], kind) for what in trainings for kind in _SENT]
+            rows += [[self.study.label(arm), *row]] if own else []
+        kept = [n for n in range(len(head)) if n == 0 or any(row[n] != "–" for row in rows)]
+        return [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
+
+    def _minutes(self, cells: Sequence[Cell]) -> str:
+        return f"{statistics.fmean(self.seconds(cell) or 0.0 for cell in cells) / 60:.1f}" if cells else "–"
+
+    def _traffic(self, cells: Sequence[Cell], kind: str) -> str:
+        from fcl.evaluation.federation_log import bytes_per_site
+        from fcl.evaluation.page import show_mib
+
+        logs = [log for cell in cells if (log := self.cells.rounds(cell)).is_file()]
+        sent = [bytes_per_site(read_rounds(log)) for log in logs]
+        both = [statistics.fmean(one[f"{kind}_{way}"] for one in sent) for way in ("down", "up")] if sent else []
+        return " / ".join(show_mib(count) for count in both) if any(both) else "–"
+
+    def _place(self, cell: Cell) -> dict[str, Any]:
+        return {key: getattr(cell, key) for key in _PLACE}
+
+
+def study_facts(study: Study, chosen: Selection, cohort: Cohort, command: str, seconds: float) -> dict[str, str]:
+    """How it was run."""
+    return {
+        "Data": f"{cohort.patients} patients, {cohort.volumes} volumes, {len(cohort.sites)} sites",
+        "Preset": study.preset or "none",
+        "Arms": "; ".join(_arm_in_words(study, arm) for arm in chosen.arms),
+        "Folds and seeds": f"folds {_listed(chosen.folds)} of {study['folds']}, seeds {_listed(chosen.seeds)}",
+        "Minutes": f"{seconds / 60:.1f} for all finished cells together",
+        "Command": command,
+    }
+
+
+def _arm_in_words(study: Study, arm: str) -> str:
+    training = study.pretraining(arm)
+    encoder = study["arms"][arm].get("encoder")
+    if encoder:
+        return f"{study.label(arm)}: starts from {Path(encoder).name}"
+    if training is None:
+        return f"{study.label(arm)}: no pre-training"
+    exchange = training.get("exchange") or "none"
+    changed = ", ".join(f"{key} {value}" for key, value in study["arms"][arm]["pretrain"].get("set", {}).items())
+    parts = [f"method {training.get('method') or 'fcl'}", training["where"], f"exchange {exchange}", changed]
+    return f"{study.label(arm)}: {', '.join(part for part in parts if part)}"
+
+
+def _in_words(stage: str, mode: str) -> str:
+    words = {"pretrain": "pre-training", "finetune": "fine-tuning", "evaluate": "evaluation"}
+    return " ".join(part for part in (mode, words[stage]) if part)
+
+
+def _schedule(training: Mapping[str, Any]) -> str:
+    size = training.get("set", {}).get("batch_size")
+    batch = f" of {size} slices" if size else ""
+    return f"{training['rounds']} rounds of {training['steps']} steps{batch}"
+
+
+def _default(key: str) -> Any:
+    return json.loads((fcl.bundle_root() / "configs" / "finetune.json").read_text(encoding="utf-8"))[key]
+
+
+def _published(study: Study) -> dict[str, Any] | None:
+    if study["published"] is None:
+        return None
+    return json.loads((fcl.bundle_root() / "configs" / "studies" / study["published"]).read_text(encoding="utf-8"))
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+@contextmanager
+def _replaced(file: Path) -> Iterator[IO[str]]:
+    """Write ``file`` in one step: readers see the old one or the new one, whole."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with unfinished.open("w", newline="", encoding="utf-8") as stream:
+        yield stream
+    os.replace(unfinished, file)

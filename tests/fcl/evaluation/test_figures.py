@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from fcl.evaluation.figures import PALETTE, Series, dice_by_annotated, feature_space, over_rounds
+
+
+def test_figure_is_an_element_that_html_takes_in_the_page_s_ink() -> None:
+    figure = over_rounds("Loss <1>", "nats", [Series("mean & more", [(1, 3.0), (2, 2.5)])])
+    assert figure.svg.startswith("<svg")
+    assert figure.svg.rstrip().endswith("</svg>")
+    assert "currentColor" in figure.svg
+    assert "viewBox" in figure.svg
+    for absent in ("http", "xmlns", "<metadata", "<?xml", "#010203", "#000000"):
+        assert absent not in figure.svg, absent
+    opening = figure.svg[: figure.svg.index(">")]
+    assert "width=" not in opening
+    assert "height=" not in opening
+    for text in ("Loss &lt;1&gt;", "nats", "rounds done", "mean &amp; more"):
+        assert text in figure.svg, text
+
+
+def test_a_series_keeps_its_colour_in_every_figure() -> None:
+    curve = [(1.0, 0.5), (2.0, 0.8)]
+    alone = over_rounds("A", "y", [Series("third", curve)], [2])
+    together = dice_by_annotated("B", [Series(name, curve) for name in ("first", "third")], [0, 2])
+    assert PALETTE[2].lower() in alone.svg
+    assert PALETTE[0].lower() not in alone.svg
+    assert PALETTE[2].lower() in together.svg
+
+
+def test_ids_of_two_figures_differ() -> None:
+    one, two = (over_rounds(title, "nats", [Series("mean", [(1, 3.0), (2, 2.5)])]) for title in ("A", "B"))
+    clips = [set(re.findall(r'<clipPath id="([^"]+)"', figure.svg)) for figure in (one, two)]
+    assert clips[0]
+    assert not clips[0] & clips[1]
+
+
+@pytest.mark.parametrize("spread", [(), (0.01, None), (None, None)])
+def test_curve_shows_every_n_and_arm(spread: tuple[float | None, ...]) -> None:
+    lines = [Series(name, [(1.0, 0.5), (6.0, 0.8)], spread) for name in ("random", "FCL")]
+    figure = dice_by_annotated("local fine-tuning", lines, [0, 1])
+    for text in (">1</text>", ">6</text>", ">random</text>", ">FCL</text>", "annotated patients of each site"):
+        assert text in figure.svg, text
+    assert figure.description == (
+        "local fine-tuning: random 0.500 at 1, 0.800 at 6; FCL 0.500 at 1, 0.800 at 6"
+    )  # fmt: skip
+
+
+def test_feature_space_has_a_panel_for_each_state_and_colouring() -> None:
+    points = np.random.default_rng(0).normal(size=(8, 2))
+    views = {"partition": (points, np.arange(8) % 2, ["part 1", "part 2"]), "site": (points, np.zeros(8, int), ["x"])}
+    svg = feature_space("Space", {"before": views, "after": views}).svg
+    for text in ("before, by partition", "after, by site", "part 2"):
+        assert text in svg, text

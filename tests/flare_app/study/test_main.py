@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from flare_app.study import __main__ as command
+from flare_app.study.data import Cohort
+from flare_app.study.settings import Study
+
+from .conftest import SPLIT, FakeCells
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def cohort(study: Study, chosen: object, out: Path, *_: object) -> Cohort:
+        return Cohort(tmp_path, out / "split.json", SPLIT, 6, 12, 12)
+
+    monkeypatch.setattr(command, "Cells", FakeCells)
+    monkeypatch.setattr(command, "prepare_cohort", cohort)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+
+
+def _call(study_file: Path, *options: str) -> int:
+    return command.main(["--config", str(study_file), "--out", str(study_file.parent / "out"), *options])
+
+
+def test_plan_lists_cells_and_does_none(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _call(study_file, "--plan", "--arms", "random", "--annotated", "1", "--modes", "local") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "finetune_random_n1_local_fold0_seed0: to do",
+        "evaluate_random_n1_local_fold0_seed0: to do",
+    ]
+    assert not (study_file.parent / "out" / "cells").exists()
+
+
+def test_plan_tells_what_would_be_done_again(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--arms", "random", "--annotated", "1", "--modes", "local"]
+    assert _call(study_file, *asked) == 0
+    capsys.readouterr()
+    assert _call(study_file, *asked, "--plan", "--set", "finetune::local::rounds=9") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "finetune_random_n1_local_fold0_seed0: to do again, its settings or the bundle's files changed"
+
+
+def test_report_holds_what_earlier_commands_did(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = study_file.parent / "out"
+    assert _call(study_file, "--arms", "random", "--annotated", "1", "--seeds", "5") == 0
+    assert _call(study_file, "--arms", "fcl", "--annotated", "1") == 0
+    assert _call(study_file, "--report") == 0
+    assert "report.html" in capsys.readouterr().out
+    found = json.loads((out / "results.json").read_text())
+    assert {(entry["arm"], entry["annotated"]) for entry in found["dice"]} == {("random", 1), ("fcl", 1)}
+    page = (out / "report.html").read_text()
+    assert "seeds 0, 5" in page
+    assert "python -m flare_app.study --config" in page
+    assert "Processor" in page
+
+
+def test_mistakes_end_with_1_and_the_way_out(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _call(study_file, "--arms", "nothing") == 1
+    assert "choose from random, fcl, fcl_slow" in capsys.readouterr().out
+
+
+def test_two_studies_in_one_folder_are_refused(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = study_file.parent / "out"
+    out.mkdir()
+    with FileLock(out / ".lock"):
+        assert _call(study_file) == 1
+    assert "another study is running" in capsys.readouterr().out

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import fcl
+from flare_app.study.settings import Study, StudyError, load_study, merge
+
+
+def test_later_files_presets_and_changes_lie_over_earlier_ones(study_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.json").write_text(json.dumps({"pretrain": {"steps": 7}, "arms": {"extra": {}}}))
+    study = load_study([study_file, tmp_path / "more.json"], "large", {"finetune::local::rounds": 5, "set::fold": 3})
+    assert study["pretrain"] == {"where": "federation", "rounds": 9, "steps": 7, "validate_every": 1}
+    assert list(study["arms"]) == ["random", "fcl", "fcl_slow", "extra"]
+    assert study.finetuning("random", "local")["rounds"] == 5
+    assert study.finetuning("random", "federated")["rounds"] == 2
+    assert study.finetuning("random", "local")["set"] == {"fold": 3}
+    assert study.preset == "large"
+
+
+def test_first_preset_is_taken_when_none_is_named(study: Study) -> None:
+    assert study.preset == "small"
+
+
+def test_arm_says_only_what_differs(study: Study) -> None:
+    assert study.pretraining("random") is None
+    assert study.pretraining("fcl") == {
+        "where": "federation", "rounds": 2, "steps": 3, "validate_every": 1, "method": "fcl", "exchange": "features",
+        "set": {},
+    }  # fmt: skip
+    assert study.finetuning("fcl_slow", "local")["set"] == {"learning_rate": 0.0001}
+    assert study.finetuning("fcl_slow", "federated")["set"] == {}
+    assert (study.label("fcl"), study.label("random"), study.published("random")) == ("FCL", "random", None)
+
+
+def test_merging_leaves_both_sides_alone() -> None:
+    base, over = {"a": {"b": [1]}, "c": 1}, {"a": {"d": 2}, "c": {"e": 3}}
+    assert merge(base, over) == {"a": {"b": [1], "d": 2}, "c": {"e": 3}}
+    assert base == {"a": {"b": [1]}, "c": 1}
+
+
+def test_selection_is_what_is_given_else_the_study_s_else_everything(study: Study) -> None:
+    chosen = study.select(arms=["fcl_slow", "random"], annotated=[4])
+    assert chosen.arms == ("random", "fcl_slow")
+    assert (chosen.annotated, chosen.folds, chosen.seeds, chosen.modes) == ((4,), (0,), (0,), ("local", "federated"))
+
+
+def test_unknown_choices_are_told_together_with_the_known_ones(study: Study) -> None:
+    with pytest.raises(StudyError) as error:
+        study.select(arms=["fcll"], folds=[2], modes=["both"], annotated=[0], seeds=[-1])
+    assert str(error.value).splitlines() == [
+        "arms: there is no 'fcll'; choose from random, fcl, fcl_slow",
+        "folds: there is no 2; choose from 0, 1",
+        "modes: there is no 'both'; choose from local, federated",
+        "annotated: must be whole numbers of at least 1, got 0",
+        "seeds: must be whole numbers of at least 0, got -1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretrain::round": 3}, "unknown key 'pretrain::round', did you mean 'rounds'?"),
+        ({"pretrain::rounds": 0}, "arms::fcl::pretrain: rounds must be a whole number of at least 1, got 0"),
+        ({"arms::fcl::pretrain::method": "fcll"}, "there is no method 'fcll'; choose from byol"),
+        ({"finetune::local::where": "home"}, "where must be one of federation, sites, pool, got 'home'"),
+        ({"arms::fcl::finetune::both": {}}, "there is no mode 'both'; choose from local, federated"),
+        ({"arms::a/b": {}}, "'a/b' names files"),
+        ({"references": ["none"]}, "references: there is no arm 'none'"),
+        ({"folds": 1}, "folds must be a whole number of at least 2, got 1"),
+        ({"run": 3}, "run must be a JSON object, got 3"),
+        ({"title": ""}, "title is missing"),
+        ({"arms::random::encoder": "none.pt"}, "arms::random: the encoder none.pt does not exist"),
+        ({"arms::fcl::encoder": __file__}, "arms::fcl: give an encoder that there is, or pretrain one, not both"),
+    ],
+)
+def test_wrong_settings_are_explained(study_file: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(StudyError) as error:
+        load_study([study_file], changes=changes)
+    assert message in str(error.value)
+    assert str(study_file) in str(error.value)
+
+
+def test_missing_file_and_preset_are_told_with_what_there_is(study_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"no preset 'huge'; choose from small, large"):
+        load_study([study_file], "huge")
+    with pytest.raises(StudyError, match=r"none\.json does not exist; bundle/configs/studies has acdc\.json"):
+        load_study([tmp_path / "none.json"])
+
+
+@pytest.mark.parametrize("name", ["acdc", "phantom"])
+def test_committed_studies_load_with_each_preset(name: str) -> None:
+    file = fcl.bundle_root() / "configs" / "studies" / f"{name}.json"
+    presets = list(json.loads(file.read_text())["presets"])
+    assert "quick" in presets
+    for preset in presets:
+        study = load_study([file], preset)
+        assert study.select().arms[0] == "random"
+        assert study["patients"] >= study["folds"]
+
+
+def test_committed_arms_name_rows_of_the_published_tables() -> None:
+    studies = fcl.bundle_root() / "configs" / "studies"
+    study = load_study([studies / "acdc.json"])
+    published = json.loads((studies / study["published"]).read_text())
+    rows = {study.published(arm) for arm in study["arms"]} - {None}
+    for mode in study.modes:
+        assert set(published["tables"][mode]) == rows
+        assert {len(row) for row in published["tables"][mode].values()} == {len(published["annotated"])}
