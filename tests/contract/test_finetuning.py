@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "device": "$torch.device('cpu')",
 }
 # From the first epoch on, so that few epochs tell something.
-SOON: dict[str, dict[str, Any]] = {"self_training": {"train::variants::parts::0::start": 0}}
+SOON: dict[str, dict[str, Any]] = {"self_training": {"train::variants::0::start": 0}}
 IN_ROUNDS_ONLY = {"fedprox"}
 UNLABELLED = ["adversarial", "self_training"]
 
@@ -139,7 +139,7 @@ def test_fedprox_is_refused_where_there_are_no_rounds(data: Path, tmp_path: Path
 
 def test_overlays_combine(data: Path, tmp_path: Path) -> None:
     names = [f"finetuning/{name}.json" for name in OVERLAYS if name != "unet_3d"]  # which would take long
-    soon = {"train::variants::parts::2::start": 0}
+    soon = {"train::variants::2::start": 0}
     participant: Any = open_overlays(names, data, tmp_path, **soon).participant
     assert list(participant.variants.parts) == ["Adversarial", "FedProx", "SelfTraining"]
     for number in range(2):
@@ -203,7 +203,7 @@ def test_what_breaks_differential_privacy_is_refused(overlay: str, message: str,
     ("overlay", "values", "message"),
     [
         ("mixup", {"train::augmentation::transforms::2::alpha": 0}, "alpha must be above 0"),
-        ("fedprox", {"train::variants::parts::0::mu": -1}, "mu must be 0 or more, got -1"),
+        ("fedprox", {"train::variants::0::mu": -1}, "mu must be 0 or more, got -1"),
         ("fedbn", {"norm_stats": "layers"}, "local_layers, got 'layers'"),
         ("adversarial", {"varients": []}, "varients"),
     ],

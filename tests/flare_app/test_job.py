@@ -43,12 +43,12 @@ def test_options_reach_the_exported_job(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("name", [name for name in JOBS if JOBS[name].methods != "methods"])
 def test_each_job_takes_its_overlays_from_a_folder_of_its_own(name: str, tmp_path: Path) -> None:
-    options = ["--method", "fedprox", "--set", "train::variants::parts::0::mu=0.1"]
+    options = ["--method", "fedprox", "--set", "train::variants::0::mu=0.1"]
     assert main(["export", name, "--out", str(tmp_path), *options]) == 0
     client = _exported(tmp_path / name, "client")
     assert client["config"] == [*JOBS[name].config, f"configs/{JOBS[name].methods}/fedprox.json"]
     assert (fcl.bundle_root() / client["config"][-1]).is_file()
-    assert client["overrides"] == {"train::variants::parts::0::mu": 0.1}
+    assert client["overrides"] == {"train::variants::0::mu": 0.1}
     assert main(["export", name, "--out", str(tmp_path), "--method", "mixup", "--method", "fedprox"]) == 0
     overlays = [f"configs/{JOBS[name].methods}/{overlay}.json" for overlay in ("mixup", "fedprox")]
     assert _exported(tmp_path / name, "client")["config"] == [*JOBS[name].config, *overlays]
