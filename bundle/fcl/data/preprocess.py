@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import logging
+import warnings
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import nibabel as nib
@@ -34,6 +37,20 @@ class FrameReader(NibabelReader):
         return image.slicer[..., self.frame] if len(image.shape) == 4 else image
 
 
+@contextmanager
+def _without_word_of_other_readers() -> Iterator[None]:
+    """MONAI makes readers of every kind, whichever is asked for; that of DICOM on a GPU says when it lacks one."""
+    logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader", category=UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 class LoadFramed(LoadImaged):
     """``LoadImaged`` that, for an item with a frame number, loads that frame of the 4-D file only.
 
@@ -44,7 +61,8 @@ class LoadFramed(LoadImaged):
     """
 
     def __init__(self, keys: KeysCollection, frame_key: str = "frame", allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, reader="NibabelReader", dtype=np.float32, allow_missing_keys=allow_missing_keys)
+        with _without_word_of_other_readers():
+            super().__init__(keys, reader="NibabelReader", dtype=np.float32, allow_missing_keys=allow_missing_keys)
         self.frame_key = frame_key
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:

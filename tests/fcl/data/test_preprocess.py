@@ -132,3 +132,11 @@ def test_channel_of_an_image_and_the_label_that_has_none(tmp_path, nifti):
     loaded = LoadFramed(["image", "label"])(item)
     assert np.array_equal(loaded["image"], channels[..., 1])
     assert np.array_equal(loaded["label"], label)
+
+
+def test_loading_nifti_says_nothing_of_readers_for_other_files(
+    recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    LoadFramed(keys="image")
+    assert [str(warning.message) for warning in recwarn] == []
+    assert caplog.records == []
