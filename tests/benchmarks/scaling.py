@@ -99,6 +99,7 @@ def measure(arm: str, sites: int, rounds: int, folder: Path) -> Row:
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_serve, args=(theirs, folder / "sites", sites, arguments), daemon=True)
     process.start()
+    theirs.close()  # else a process that died would be waited for without end
     federation = _federation(folder / "server", sites, arguments)
     seconds: dict[str, float] = {TaskName.SHARE: 0.0, TaskName.TRAIN: 0.0}
     waited = peak = before = 0.0
