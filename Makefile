@@ -34,7 +34,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## static checks, then all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup ## how near training comes to the arithmetic it must do; a minute or two
 	$(BIN)/python -m tests.benchmarks.training_step --out runs/benchmarks/training_step.json
