@@ -14,19 +14,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from flare_app.job import RESULTS
 from flare_app.records import ROUNDS_FILE
-from flare_app.steps import Meter, StepFailed, Steps, read_progress, read_round_progress, run_process
+from flare_app.steps import (
+    Meter,
+    StepFailed,
+    Steps,
+    end_like_ctrl_c,
+    read_progress,
+    read_round_progress,
+    run_process,
+)
 
 ARMS = ("random", "fcl")
 _FOLDS = 2
@@ -277,7 +284,7 @@ def parse(argv: Sequence[str] | None = None) -> Demo:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; gives the exit code."""
     demo, console = parse(argv), Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_like_ctrl_c()
     try:
         run_demo(demo, console)
     except StepFailed as error:
@@ -287,10 +294,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("stopped; the same command goes on after the last finished step")
         return 130
     return 0
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

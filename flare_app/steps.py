@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 from rich.console import Console
@@ -22,6 +23,15 @@ _POLL_S = 0.3
 # A line of fcl.engines.Progress: "fine-tuning: epoch 3/10, loss 0.71, 00:10 gone, 00:20 left".
 _PROGRESS = re.compile(r"progress: [\w-]+: (?:(?:step|epoch) (\d+)/(\d+)|\d+ done)(?:, (.*))?, \S+ gone, \S+ left")
 _VALIDATED = {"partition_knn": "partition kNN", "mean_dice": "validation Dice"}
+
+
+def end_like_ctrl_c() -> None:
+    """Have SIGTERM end this process as Ctrl-C does, with the steps' own processes."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 class StepFailed(RuntimeError):

@@ -17,17 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from fcl.commandline import key_value
-from flare_app.steps import StepFailed
+from flare_app.steps import StepFailed, end_like_ctrl_c
 from flare_app.study.cells import Cells, all_threads
 from flare_app.study.data import prepare_cohort
 from flare_app.study.outcome import Outcome, study_facts
@@ -147,7 +145,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; gives the exit code."""
     arguments, console = parse(argv), Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_like_ctrl_c()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(arguments.out / ".lock", timeout=0):
@@ -162,10 +160,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("stopped; the same command goes on after the last finished cell")
         return 130
     return 0
-
-
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -37,11 +37,7 @@ IN_ROUNDS_ONLY = {"fedprox"}
 UNLABELLED = ["adversarial", "self_training"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_thread_count")
 
 
 @pytest.fixture(scope="module")

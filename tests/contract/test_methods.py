@@ -38,11 +38,7 @@ UNTRAINED = {"random"}
 SHARES_FEATURES = {name for name in OVERLAYS if name.startswith("fcl") and name != "fclopt"} | {"fedca"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_thread_count")
 
 
 @pytest.fixture(scope="module")

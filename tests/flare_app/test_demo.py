@@ -124,7 +124,7 @@ def test_main_gives_1_and_the_reason_when_a_step_fails(
         raise StepFailed("the log: [site-1] /x.log")
 
     monkeypatch.setattr(demo, "run_demo", fail)
-    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(demo, "end_like_ctrl_c", lambda: None)
     assert main(["--workspace", str(tmp_path)]) == 1
     assert "the log: [site-1] /x.log" in capsys.readouterr().out
 

@@ -27,11 +27,7 @@ TINY: dict[str, Any] = {
 FEW_STEPS = {"batch_size": 4, "steps_per_epoch": 3, "max_epochs": 1, "val_interval": 1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_thread_count")
 
 
 @pytest.fixture(scope="module")

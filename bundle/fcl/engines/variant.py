@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,8 +16,8 @@ from torch import Tensor
 Terms = dict[str, Tensor]
 
 
-class Variant:
-    """Base of the variants; each overrides what it needs.
+class Variant(ABC):
+    """Base of the variants; each overrides what it needs, the others are hooks that do nothing.
 
     Attributes:
         logs: scalars that every step gives besides its loss; their means over an epoch are metrics of the trainer.
@@ -24,27 +25,27 @@ class Variant:
 
     logs: ClassVar[tuple[str, ...]] = ()
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, device: torch.device) -> None:  # noqa: B027
         """The trainer that it belongs to is being made, and will train on ``device``."""
 
-    def begin_round(self, weights: Mapping[str, Tensor]) -> None:
+    def begin_round(self, weights: Mapping[str, Tensor]) -> None:  # noqa: B027
         """A round of a federation begins; the trainer's network holds the global ``weights`` already."""
 
-    def begin_epoch(self, engine: SupervisedTrainer) -> None:
+    def begin_epoch(self, engine: SupervisedTrainer) -> None:  # noqa: B027
         """``engine.state.epoch`` counts from 1; in a federation a round is an epoch."""
 
+    @abstractmethod
     def __call__(self, engine: SupervisedTrainer) -> Terms:
         """What this step adds: ``loss``, with its graph, and the scalars named in ``logs``.
 
         ``engine.state.output`` holds image, label, prediction and loss of the step; its backward pass is to come.
         """
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """What the variant keeps from step to step (tensors and plain Python only)."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Restore :meth:`state_dict`, so that training continues bit for bit."""
 
 

@@ -20,7 +20,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(command, "Cells", FakeCells)
     monkeypatch.setattr(command, "prepare_cohort", cohort)
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command, "end_like_ctrl_c", lambda: None)
 
 
 def _call(study_file: Path, *options: str) -> int:
