@@ -35,7 +35,7 @@ def test_study_goes_on_where_it_stopped_and_reports_all_of_it(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("FCL_CACHE_DIR", str(tmp_path / "phantom"))
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command, "end_like_ctrl_c", lambda: None)
     (tmp_path / "study.json").write_text(json.dumps(STUDY))
     out = tmp_path / "out"
 
