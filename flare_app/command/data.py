@@ -1,4 +1,4 @@
-"""``fcl data``: check, split, stats. Modules load when their command runs: ``--help`` answers at once."""
+"""``fcl data``: check, split, stats, compare. Modules load when their command runs: ``--help`` answers at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcl.commandline import key_value
+from flare_app.command.compare import add_compare
 from flare_app.command.imports import add_import
 from flare_app.command.show import print_json, print_problems, print_table
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Add ``data`` to the commands of ``fcl``."""
-    parser = commands.add_parser("data", help="import, check, split and describe data")
+    parser = commands.add_parser("data", help="import, check, split, describe and compare data")
     tasks = parser.add_subparsers(dest="task", required=True)
     add_import(tasks.add_parser("import", help="to NIfTI volumes and a datalist"))
     overlay = _overlay_options()
@@ -25,6 +26,7 @@ def add_parser(commands: Any) -> None:
     check.set_defaults(run=_check)
     stats = tasks.add_parser("stats", parents=[overlay], help="counts, spacings, intensities, label volumes")
     stats.set_defaults(run=_stats)
+    add_compare(tasks.add_parser("compare", help="sites beside each other, and what stands out"))
     split = tasks.add_parser("split", parents=[overlay], help="patients over sites and folds")
     split.add_argument("--sites", type=int, required=True, metavar="N")
     split.add_argument("--folds", type=int, default=4, metavar="N", help="of each site (4)")
@@ -58,15 +60,14 @@ def _describe(arguments: Namespace) -> DatasetDescription:
 
 def _check(arguments: Namespace) -> int:
     from fcl.data.check import find_problems
-    from fcl.data.consistency import find_leaks, find_oddities
+    from fcl.data.site_check import judge
     from fcl.data.summary import summarise
 
     found = _describe(arguments)
     summaries = summarise(found.records, found.labels, found.slice_axis, progress=True)
-    problems = find_problems(found.records, found.partitions, found.labels, True, found.slice_axis)
-    if found.split is not None:
-        problems += find_leaks(summaries, found.split.train_volumes, found.split.validation_volumes)
-    oddities = find_oddities(summaries, found.labels, found.slice_axis)
+    broken = find_problems(found.records, found.partitions, found.labels, True, found.slice_axis)
+    findings = judge(summaries, broken, found.split, found.labels, found.slice_axis)
+    problems, oddities = findings.problems, findings.oddities
     labelled = sum(record.label is not None for record in found.records)
     patients = len({record.patient for record in found.records})
     if arguments.json:

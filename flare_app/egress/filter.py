@@ -26,6 +26,7 @@ class EgressFilter(Filter):
     """Lets out what the policy names, notes it in the site's manifest *before* it leaves, and refuses all else.
 
     - Features that the policy does not show are taken out: an empty set leaves, the site goes on with weights.
+    - Statistics of the data pass FLARE's own cleansers first (:mod:`flare_app.egress.statistics`).
     - A payload that breaks a rule stays. FLARE sends an error without data in its place, and from then on this process
       answers nothing any more: what a job tried once it may try again.
     - An update with NaN, or above the norm limit, stays as well, but does not end the site's part.
@@ -76,8 +77,9 @@ class EgressFilter(Filter):
             raise refused from None  # the text of the first may hold some of the payload
         lines = release.entries
         if release.withheld:
-            self.logger.warning(f"{fl_ctx.get_identity_name()}: features withheld in {task!r}: {release.withheld}")
-            lines = [{"event": "withheld", "name": "features", "why": release.withheld}, *lines]
+            what, why = release.subject, release.withheld
+            self.logger.warning(f"{fl_ctx.get_identity_name()}: {what} withheld in {task!r}: {why}")
+            lines = [{"event": "withheld", "name": what, "why": why}, *lines]
         self._note(lines, task, release.payload, fl_ctx)
         return release.payload
 

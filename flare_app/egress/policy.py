@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from fcl.card import FIELDS
 from flare_app.exchange import KINDS
 
 FEATURE_KINDS = tuple(kind for kind in KINDS if kind != "none")
@@ -49,6 +50,16 @@ _METRICS = (
     "uniformity",
 )
 
+# What the bundle's statistics of a site's data measure.
+_STATISTICS = (
+    "in_plane_pixels",
+    "in_plane_spacing_mm",
+    "intensity_*",
+    "share_*",
+    "slice_distance_mm",
+    "slices",
+)
+
 
 @dataclass(frozen=True)
 class EgressPolicy:
@@ -69,6 +80,12 @@ class EgressPolicy:
         metrics: patterns of the aggregates that may be reported, ``*`` for letters and underscores: no digit, so that
             no name of a patient fits.
         description: counts that a site may tell of itself when it starts.
+        card: fields of the weights' card that it may declare then, each held to its own pattern (:mod:`fcl.card`):
+            settings of network and preprocessing, names of structures, licence; an empty list declares none.
+        statistics: patterns of the measures of the data that a ``data_statistics`` job may have aggregates of, ``*`` as
+            in ``metrics``; an empty list gives none.
+        min_patients: aggregates of fewer patients are withheld.
+        max_bins_percent: a histogram is withheld unless it has fewer bins than this part of its patients.
     """
 
     features: tuple[str, ...] = FEATURE_KINDS
@@ -89,6 +106,10 @@ class EgressPolicy:
     max_norm: float | None = None
     metrics: tuple[str, ...] = _METRICS
     description: tuple[str, ...] = ("slices", "volumes", "validation_volumes", "feature_length", "partitions")
+    card: tuple[str, ...] = FIELDS
+    statistics: tuple[str, ...] = _STATISTICS
+    min_patients: int = 5
+    max_bins_percent: int = 50
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> EgressPolicy:
@@ -126,6 +147,9 @@ class EgressPolicy:
     def allows_metric(self, name: str) -> bool:
         return _matches(name, self.metrics, r"[A-Za-z_]{0,32}")
 
+    def allows_statistic(self, name: str) -> bool:
+        return _matches(name, self.statistics, r"[A-Za-z_]{0,32}")
+
 
 def _problem(key: str, value: object, default: object) -> str | None:
     if isinstance(default, tuple):
@@ -133,6 +157,8 @@ def _problem(key: str, value: object, default: object) -> str | None:
             return "must be a list of texts"
         strangers = [entry for entry in value if entry not in FEATURE_KINDS] if key == "features" else []
         return f"may hold {' and '.join(FEATURE_KINDS)}" if strangers else None
+    if key == "max_bins_percent" and isinstance(value, int) and value > 100:
+        return "must be at most 100"
     if isinstance(default, int):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return None if whole and value >= 1 else "must be a whole number of at least 1"  # type: ignore[operator]

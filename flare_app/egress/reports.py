@@ -7,11 +7,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from fcl.card import fits
 from flare_app.egress.plain import EgressError, is_count, is_number, shown
 from flare_app.egress.policy import EgressPolicy
 from flare_app.protocol import TaskName, path_like
 
 _SETTINGS_LENGTH = 16384
+SITE_PARTS = {"sharing", "exchange", "validation", "training", "saving"}
 _NAMES = 64  # metrics in one report
 
 
@@ -28,7 +30,8 @@ def check_report(policy: EgressPolicy, task: str, report: Any) -> dict[str, Any]
         if problem:
             raise EgressError(f"report.{key}", problem)
     names = sorted({*report.get("metrics", {}), *(f"validation/{name}" for name in report.get("validation", {}))})
-    return {"name": "report", "keys": sorted(report), **({"metrics": names} if names else {})}
+    told = {"metrics": names, "card": sorted(report.get("card", {}))}
+    return {"name": "report", "keys": sorted(report), **{key: listed for key, listed in told.items() if listed}}
 
 
 def _count(policy: EgressPolicy, value: Any) -> str | None:
@@ -64,6 +67,17 @@ def _description(policy: EgressPolicy, value: Any) -> str | None:
     return f"undeclared {shown(strangers)}, declared are {', '.join(policy.description)}" if strangers else None
 
 
+def _card(policy: EgressPolicy, value: Any) -> str | None:
+    """Settings for the card of the weights: none that the policy does not name, none that is not as it should be."""
+    if not isinstance(value, dict):
+        return "must be a table"
+    strangers = set(value) - set(policy.card)
+    if strangers:
+        return f"undeclared {shown(strangers)}, declared are {', '.join(policy.card) or 'none'}"
+    broken = [name for name, entry in value.items() if not fits(name, entry)]
+    return f"not what it may hold: {shown(broken)}" if broken else None
+
+
 def _spec(policy: EgressPolicy, value: Any) -> str | None:
     if not isinstance(value, dict):
         return "must be a table of tensors"
@@ -95,6 +109,12 @@ def _sizes(policy: EgressPolicy, value: Any) -> str | None:
     return None if fits else "must be a table of site names and byte counts"
 
 
+def _parts(policy: EgressPolicy, value: Any) -> str | None:
+    """Seconds by what they were spent on."""
+    fits = isinstance(value, dict) and set(value) <= SITE_PARTS and all(map(is_number, value.values()))
+    return None if fits else f"must be seconds of {', '.join(sorted(SITE_PARTS))}"
+
+
 def check_privacy(policy: EgressPolicy, value: Any) -> str | None:
     keys = {"epsilon", "delta", "noise_multiplier", "releases"}
     fits = value is None or (isinstance(value, dict) and set(value) == keys and all(map(is_number, value.values())))
@@ -109,6 +129,7 @@ _REPORTS: dict[str, dict[str, Callable[[EgressPolicy, Any], str | None]]] = {
         "shares_features": _flag,
         "resumed_round": _count,
         "description": _description,
+        "card": _card,
     },
     TaskName.SHARE: {"rows": _count, "volumes": _count, "privacy": check_privacy},
     TaskName.TRAIN: {
@@ -117,6 +138,7 @@ _REPORTS: dict[str, dict[str, Callable[[EgressPolicy, Any], str | None]]] = {
         "validation": _metrics,
         "features_received": _sizes,
         "seconds": _number,
+        "parts": _parts,
         "peak_mib": _number,
         "privacy": check_privacy,
     },

@@ -24,6 +24,7 @@ from flare_app.compression import SCALE
 from flare_app.egress.plain import EgressError, check_plain, is_count, shown
 from flare_app.egress.policy import FEATURE_KINDS, EgressPolicy
 from flare_app.egress.reports import check_privacy, check_report
+from flare_app.egress.statistics import cleansed
 from flare_app.egress.values import squared_norm
 from flare_app.exchange import FEATURES, encode, no_features, rows_in, rows_problem
 from flare_app.protocol import REPORT, Header, TaskName, path_like
@@ -34,6 +35,7 @@ _RETURN_CODES = {value for name, value in vars(ReturnCode).items() if not name.s
 _FEATURE_TASKS = (TaskName.SHARE, TaskName.GET_FEATURES)
 _WEIGHT_TASKS = {DataKind.WEIGHTS: TaskName.INITIAL_WEIGHTS, DataKind.WEIGHT_DIFF: TaskName.TRAIN}
 _ROUNDS_REMEMBERED = 8
+_TASKS = (*TaskName.ALL, TaskName.STATISTICS)
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Release:
     Args:
         payload: what may go on.
         entries: what the manifest says of it, one for each tensor, report or reason.
-        withheld: why its features were taken out; None when they were not.
+        withheld: why something was taken out; None when nothing was.
+        subject: what ``withheld`` is about.
     """
 
     payload: Shareable
     entries: list[dict[str, Any]] = field(default_factory=list)
     withheld: str | None = None
+    subject: str = "features"
 
 
 class RowsPerRound:
@@ -84,8 +88,8 @@ def examine(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Sharea
     Raises:
         EgressError: when it holds anything that the policy does not name.
     """
-    if task not in TaskName.ALL:
-        raise EgressError("task", f"task {task!r} is none of {', '.join(TaskName.ALL)}")
+    if task not in _TASKS:
+        raise EgressError("task", f"task {task!r} is none of {', '.join(_TASKS)}")
     reason = _headers(payload)
     if set(payload) - {ReservedHeaderKey.HEADERS, "DXO"}:
         raise EgressError("payload", f"entries {shown(set(payload) - {ReservedHeaderKey.HEADERS, 'DXO'})}")
@@ -100,6 +104,8 @@ def examine(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Sharea
         return _features(policy, rows, task, payload)
     if kind in _WEIGHT_TASKS:
         return _weights(policy, task, payload)
+    if kind == DataKind.METRICS and task == TaskName.STATISTICS:
+        return _statistics(policy, payload)
     if kind == DataKind.METRICS:
         return _plain_report(policy, task, payload)
     raise EgressError("payload", f"data of kind {kind!r}")
@@ -271,6 +277,16 @@ def _plain_report(policy: EgressPolicy, task: str, payload: Shareable) -> Releas
     if withheld:
         payload["DXO"] = {**payload["DXO"], "data": {"rows": 0, "volumes": 0, "privacy": None}}
     return Release(payload, [entry], withheld)
+
+
+def _statistics(policy: EgressPolicy, payload: Shareable) -> Release:
+    dxo = from_shareable(payload)
+    _meta(dxo.meta, set())
+    report, measures = cleansed(policy, dxo.data)
+    payload["DXO"] = {**payload["DXO"], "data": report}
+    entry = {"name": "statistics", "measures": sorted(report.get("statistics", {}).get("count", {}))}
+    withheld = f"too few patients, or not named, for {', '.join(measures)}" if measures else None
+    return Release(payload, [{**entry, **report.get("totals", {})}], withheld, "statistics")
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 import flare_app.provision
 from flare_app.egress.manifest import read_manifest
+from flare_app.job import JOBS
+from tests.flare_app.statistics.hospitals import MARKER, hospital, overlay, settings
 from tests.integration.jobs import FAKE
 from tests.integration.provisioned import Federation, Result, provisioned
 
@@ -60,3 +63,21 @@ def test_the_other_sites_manifest_names_who_got_its_features(run: tuple[Federati
     features = [line for line in _lines(federation, A) if line["event"] == "sent" and line["name"] == "features"]
     assert [(line["round"], line["to"], line["count"]) for line in features] == [(0, B, 16), (1, B, 16)]
     assert {line["dtype"] for line in features} == {"float16"}
+
+
+def test_statistics_of_the_data_leave_the_site_that_lets_them(run: tuple[Federation, Result], tmp_path: Path) -> None:
+    federation, _ = run
+    data = overlay(tmp_path / "overlay.json")
+    for site in (A, B):
+        own = federation.kits[site] / "local/fcl_site.json"
+        settings(hospital(tmp_path, site, patients=5), data, tmp_path / "cache", own)
+    result = federation.run(JOBS["data_statistics"])
+    assert result.completed, result.explain()
+    document = json.loads((result.results / "statistics.json").read_text())
+    assert document["overall"]["totals"] == {"patients": 5, "volumes": 5, "slices": 30}
+    assert set(document["sites"][B]) == {"withheld"}
+    assert MARKER not in str(document)
+    assert MARKER not in result.output
+    assert [
+        line["measures"] for line in _lines(federation, B) if line["name"] == "statistics" and line["event"] == "sent"
+    ] == [[]]

@@ -6,8 +6,9 @@ torch and MONAI, and without the warning that their module is loaded twice.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fcl.lazy import names_of
 
 if TYPE_CHECKING:
     from .acdc import read_acdc
@@ -15,19 +16,23 @@ if TYPE_CHECKING:
     from .check import check_records
     from .datalist import read_datalist
     from .folder import read_folder
+    from .measures import DataStatistics
     from .phantom import ensure_phantom, generate
     from .preprocess import FrameReader, LoadFramed, OrientInPlaned
     from .problems import DataProblems, Problem
     from .records import VolumeRecord, as_items
+    from .site_check import SiteCheck
     from .slices import SliceDataset, SliceLoader
     from .splits import SiteSplit, make_split, read_split, site_records, write_split
 
 __all__ = [
     "DataProblems",
+    "DataStatistics",
     "FrameReader",
     "LoadFramed",
     "OrientInPlaned",
     "Problem",
+    "SiteCheck",
     "SiteSplit",
     "SliceCache",
     "SliceDataset",
@@ -49,24 +54,22 @@ __all__ = [
     "write_split",
 ]
 
-_HOMES = {
-    "acdc": ("read_acdc",),
-    "cache": ("SliceCache", "VolumeInfo", "build_slice_cache"),
-    "check": ("check_records",),
-    "datalist": ("read_datalist",),
-    "folder": ("read_folder",),
-    "phantom": ("ensure_phantom", "generate"),
-    "preprocess": ("FrameReader", "LoadFramed", "OrientInPlaned"),
-    "problems": ("DataProblems", "Problem"),
-    "records": ("VolumeRecord", "as_items"),
-    "slices": ("SliceDataset", "SliceLoader"),
-    "splits": ("SiteSplit", "make_split", "read_split", "site_records", "write_split"),
-    "unlabelled": ("UnlabelledSlices",),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+__getattr__ = names_of(
+    __name__,
+    {
+        "acdc": ("read_acdc",),
+        "cache": ("SliceCache", "VolumeInfo", "build_slice_cache"),
+        "check": ("check_records",),
+        "datalist": ("read_datalist",),
+        "folder": ("read_folder",),
+        "measures": ("DataStatistics",),
+        "phantom": ("ensure_phantom", "generate"),
+        "preprocess": ("FrameReader", "LoadFramed", "OrientInPlaned"),
+        "problems": ("DataProblems", "Problem"),
+        "records": ("VolumeRecord", "as_items"),
+        "site_check": ("SiteCheck",),
+        "slices": ("SliceDataset", "SliceLoader"),
+        "splits": ("SiteSplit", "make_split", "read_split", "site_records", "write_split"),
+        "unlabelled": ("UnlabelledSlices",),
+    },
+)

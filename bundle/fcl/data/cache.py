@@ -2,16 +2,21 @@
 
 Letters: N slices, S partitions, D slices of one volume, z index of a slice in its volume.
 
-Limits: volumes are preprocessed one after the other in the calling process (MONAI transforms are not promised to be
-thread-safe, and order decides the bytes); the lock needs a file system with working locks, as local disks have.
+Volumes are preprocessed by as many threads as torch may use, each with transforms of its own (MONAI's keep what they
+read last), and written in the order of the records as they come: neither their number nor who was first changes a byte,
+and memory holds a few volumes whatever their number.
+
+Limits: the lock needs a file system with working locks, as local disks have.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from .check import check_records
 from .fingerprint import cache_key
+from .parallel import in_order, one_thread_per_operation
 from .problems import DataProblems, Problem
 from .progress import track
 from .records import VolumeRecord
@@ -100,6 +106,7 @@ def build_slice_cache(
     labels: Mapping[str, int] | None = None,
     wait_s: float = 7200.0,
     slice_axis: int = 2,
+    check: Callable[[], None] | None = None,
 ) -> SliceCache:
     """Open the cache of these records and transforms, building it first if it is not there.
 
@@ -109,13 +116,15 @@ def build_slice_cache(
 
     Args:
         records: volumes, e.g. ``SiteSplit.records``.
-        preprocessing: maps ``VolumeRecord.as_item()`` to ``image`` (1, H, W, D) and, if present, ``label``.
+        preprocessing: maps ``VolumeRecord.as_item()`` to ``image`` (1, H, W, D) and, if present, ``label``; nothing
+            random. Threads work on deep copies of it.
         cache_dir: folder of all caches.
         partitions: S.
         progress: show bars (where stderr is a terminal or ``FCL_PROGRESS=1``).
         labels: declared structures and values, for the check of the label files.
         wait_s: how long to wait for another process that builds the same cache.
         slice_axis: which axis of the files counts slices, for the check; ``preprocessing`` puts it last.
+        check: takes the place of :func:`check_records` before a build, e.g. ``SiteCheck.require_sound_files``.
 
     Raises:
         DataProblems: everything wrong with the volumes, from :func:`check_records` and from the transforms' results.
@@ -142,15 +151,19 @@ def build_slice_cache(
             if cache := _open_complete(folder):
                 return cache
             shutil.rmtree(folder)
-        check_records(records, partitions, labels, progress, slice_axis)
         half_built = folder.with_name(folder.name + _HALF_BUILT)
-        try:
-            half_built.mkdir()
-            _write(records, preprocessing, half_built, partitions, progress)
-            half_built.rename(folder)
-        except BaseException:
-            shutil.rmtree(half_built, ignore_errors=True)
-            raise
+        if check is not None:
+            check()
+        with one_thread_per_operation() as threads:
+            if check is None:
+                check_records(records, partitions, labels, progress, slice_axis, threads)
+            try:
+                half_built.mkdir()
+                _write(records, preprocessing, half_built, partitions, progress, threads)
+                half_built.rename(folder)
+            except BaseException:
+                shutil.rmtree(half_built, ignore_errors=True)
+                raise
     finally:
         lock.release()
     cache = SliceCache(folder)
@@ -199,19 +212,25 @@ def _write(
     folder: Path,
     partitions: int,
     progress: bool,
+    threads: int,
 ) -> None:
     problems: list[Problem] = []
     infos: list[VolumeInfo] = []
     size: tuple[int, int] | None = None
     any_label = any(record.label is not None for record in records)
     with open(folder / _IMAGES, "wb") as images, open(folder / _LABELS, "wb") as labels:
-        for record in track(records, "preprocessing", "volume", progress, total=len(records)):
+        results = in_order(_Preprocess(preprocessing), records, threads)
+        tracked = track(results, "preprocessing", "volume", progress, total=len(records))
+        for record, result in zip(records, tracked, strict=True):
             try:
-                image, label = _preprocess(record, preprocessing)
+                if isinstance(result, ValueError):
+                    raise result
+                image, label = result
                 size = size or image.shape[2:]
                 _require(image, size, partitions)
             except ValueError as error:
-                problems.append(Problem(record.image, str(error), "correct `preprocessing`, or leave the volume out"))
+                fix = "correct `preprocessing`, or leave the volume out"
+                problems.append(Problem(record.image, str(error), fix, "preprocessing"))
                 continue
             _append(images, image)
             if any_label:
@@ -226,6 +245,25 @@ def _write(
         "volumes": [asdict(info) for info in infos],
     }
     (folder / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+class _Preprocess:
+    """Preprocesses volumes; each thread has its own copy of the transforms."""
+
+    def __init__(self, preprocessing: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        self._original = preprocessing
+        self._copying = threading.Lock()
+        self._own = threading.local()
+
+    def __call__(self, record: VolumeRecord) -> tuple[np.ndarray, np.ndarray | None] | ValueError:
+        """Image and label, or what is wrong with them: one bad volume must not hide the others."""
+        if not hasattr(self._own, "preprocessing"):
+            with self._copying:
+                self._own.preprocessing = copy.deepcopy(self._original)
+        try:
+            return _preprocess(record, self._own.preprocessing)
+        except ValueError as error:
+            return error
 
 
 def _preprocess(

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
+from .parallel import in_order
 from .problems import DataProblems, Problem
 from .progress import track
 from .records import VolumeRecord
@@ -18,7 +19,7 @@ from .records import VolumeRecord
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 AFFINE_TOLERANCE_MM = 0.01
 LARGEST_LABEL = 254  # 255 marks unlabelled rows of the uint8 slice cache
-Report = Callable[[str, str, str], None]
+Report = Callable[[str, str, str, str], None]  # kind, file, what, way out
 
 
 def check_records(
@@ -27,6 +28,7 @@ def check_records(
     labels: Mapping[str, int] | None,
     progress: bool = False,
     slice_axis: int = 2,
+    threads: int = 1,
 ) -> None:
     """Read every file once and raise with all that is wrong.
 
@@ -37,12 +39,13 @@ def check_records(
             whole numbers.
         progress: show a bar.
         slice_axis: which axis of the files counts slices.
+        threads: files to read at a time.
 
     Raises:
         DataProblems: missing, truncated or corrupt files; NaN, infinite or constant images; 4-D where 3-D is
             expected; too few slices; label values outside the set; label of other shape or place than its image.
     """
-    problems = find_problems(records, partitions, labels, progress, slice_axis)
+    problems = find_problems(records, partitions, labels, progress, slice_axis, threads)
     if problems:
         raise DataProblems(problems)
 
@@ -53,20 +56,22 @@ def find_problems(
     labels: Mapping[str, int] | None = None,
     progress: bool = False,
     slice_axis: int = 2,
+    threads: int = 1,
 ) -> list[Problem]:
     """What :func:`check_records` raises with, as a list; empty when all is well."""
     if not records:
-        return [Problem("(no file)", "no volume was given", "check the dataset folder and the site in the split file")]
+        fix = "check the dataset folder and the site in the split file"
+        return [Problem("(no file)", "no volume was given", fix, "files")]
     problems: list[Problem] = []
-
-    def report(file: str, what: str, fix: str) -> None:
-        problems.append(Problem(file, what, fix))
-
-    _check_names(records, report)
+    _check_names(records, _reporter(problems))
     by_file: dict[str, list[VolumeRecord]] = {}
     for record in records:
         by_file.setdefault(record.image, []).append(record)
-    for file, group in track(by_file.items(), "checking volumes", "file", progress, total=len(by_file)):
+
+    def check(entry: tuple[str, list[VolumeRecord]]) -> list[Problem]:
+        file, group = entry
+        found: list[Problem] = []
+        report = _reporter(found)
         image = _load(file, report)
         if image is not None and any(record.frame is not None for record in group):
             _check_cine(file, image, group, partitions, slice_axis, report)
@@ -74,7 +79,19 @@ def find_problems(
             _check_volume(file, image, partitions, slice_axis, report)
         for label_file in dict.fromkeys(record.label for record in group if record.label is not None):
             _check_label(label_file, file, image, labels, report)
+        return found
+
+    results = in_order(check, by_file.items(), threads)
+    for found in track(results, "checking volumes", "file", progress, total=len(by_file)):
+        problems += found
     return problems
+
+
+def _reporter(into: list[Problem]) -> Report:
+    def report(kind: str, file: str, what: str, fix: str) -> None:
+        into.append(Problem(file, what, fix, kind))
+
+    return report
 
 
 def _check_names(records: Sequence[VolumeRecord], report: Report) -> None:
@@ -82,7 +99,7 @@ def _check_names(records: Sequence[VolumeRecord], report: Report) -> None:
     for record in records:
         if record.volume in seen:
             what = f"has the volume name {record.volume!r}, as has {seen[record.volume]}"
-            report(record.image, what, "give each volume a name of its own")
+            report("name", record.image, what, "give each volume a name of its own")
         seen.setdefault(record.volume, record.image)
 
 
@@ -100,7 +117,7 @@ def load_nifti(file: str | Path) -> nib.spatialimages.SpatialImage:
 
 def _load(file: str, report: Report) -> nib.spatialimages.SpatialImage | None:
     if not Path(file).is_file():
-        report(file, "is missing", "restore the file, or remove its mention (Info.cfg, datalist, split file)")
+        report("files", file, "is missing", "restore the file, or remove its mention (Info.cfg, datalist, split file)")
         return None
     try:
         if file.endswith(".gz"):
@@ -110,17 +127,24 @@ def _load(file: str, report: Report) -> nib.spatialimages.SpatialImage | None:
                     pass
         image = load_nifti(file)
         if len(image.shape) not in (3, 4):
-            report(file, f"has shape {_shape(image)}", "give 3-D volumes (or a 4-D cine)")
+            report("files", file, f"has shape {_shape(image)}", "give 3-D volumes (or a 4-D cine)")
             return None
         if 0 in image.shape:
-            report(file, f"has no voxels, shape {_shape(image)}", "export the volume again")
+            report("files", file, f"has no voxels, shape {_shape(image)}", "export the volume again")
             return None
         if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
-            report(file, f"has an unusable affine {np.round(image.affine, 3).tolist()}", "repair the NIfTI header")
+            report(
+                "spacing",
+                file,
+                f"has an unusable affine {np.round(image.affine, 3).tolist()}",
+                "repair the NIfTI header",
+            )
             return None
         return image
     except UNREADABLE as error:
-        report(file, f"cannot be read, truncated or corrupt ({type(error).__name__}: {error})", "copy it again")
+        report(
+            "files", file, f"cannot be read, truncated or corrupt ({type(error).__name__}: {error})", "copy it again"
+        )
         return None
 
 
@@ -128,7 +152,9 @@ def _voxels(file: str, image: nib.spatialimages.SpatialImage, report: Report) ->
     try:
         return np.asanyarray(image.dataobj)
     except UNREADABLE as error:
-        report(file, f"cannot be read, truncated or corrupt ({type(error).__name__}: {error})", "copy it again")
+        report(
+            "files", file, f"cannot be read, truncated or corrupt ({type(error).__name__}: {error})", "copy it again"
+        )
         return None
 
 
@@ -136,7 +162,7 @@ def _check_volume(
     file: str, image: nib.spatialimages.SpatialImage, partitions: int, slice_axis: int, report: Report
 ) -> None:
     if len(image.shape) != 3:
-        report(file, f"is 4-D, shape {_shape(image)}, where one volume is expected", "split it into 3-D files")
+        report("files", file, f"is 4-D, shape {_shape(image)}, where one volume is expected", "split it into 3-D files")
         return
     _check_depth(file, image, partitions, slice_axis, report)
     voxels = _voxels(file, image, report)
@@ -153,7 +179,12 @@ def _check_cine(
     report: Report,
 ) -> None:
     if len(image.shape) != 4:
-        report(file, f"is 3-D, shape {_shape(image)}, where a 4-D cine is expected", "rename it to ..._frameMM.nii.gz")
+        report(
+            "file",
+            file,
+            f"is 3-D, shape {_shape(image)}, where a 4-D cine is expected",
+            "rename it to ..._frameMM.nii.gz",
+        )
         return
     _check_depth(file, image, partitions, slice_axis, report)
     voxels = _voxels(file, image, report)
@@ -161,7 +192,7 @@ def _check_cine(
         return
     for frame in sorted({record.frame for record in group if record.frame is not None}):
         if not 0 <= frame < image.shape[3]:
-            report(file, f"has {image.shape[3]} frames, none with index {frame}", "correct the frame number")
+            report("slices", file, f"has {image.shape[3]} frames, none with index {frame}", "correct the frame number")
         else:
             _check_values(file, f"frame {frame} ", voxels[..., frame], report)
 
@@ -171,7 +202,7 @@ def _check_depth(
 ) -> None:
     if image.shape[slice_axis] < partitions:
         what = f"has {image.shape[slice_axis]} slices, shape {_shape(image)}, fewer than the {partitions} partitions"
-        report(file, what, "leave the volume out, lower `partitions`, or set `slice_axis`")
+        report("slices", file, what, "leave the volume out, lower `partitions`, or set `slice_axis`")
 
 
 def _check_values(file: str, which: str, voxels: np.ndarray, report: Report) -> None:
@@ -179,9 +210,13 @@ def _check_values(file: str, which: str, voxels: np.ndarray, report: Report) -> 
     if not (np.isfinite(low) and np.isfinite(high)):
         # min and max pass a NaN on, so one pass over the voxels is enough for volumes that are well.
         bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
-        report(file, f"{which}has {bad} of {voxels.size} voxels NaN or infinite", "export the volume again")
+        report(
+            "intensity", file, f"{which}has {bad} of {voxels.size} voxels NaN or infinite", "export the volume again"
+        )
     elif low == high:
-        report(file, f"{which}is constant, every voxel is {low:g}", "export the volume again, or leave it out")
+        report(
+            "intensity", file, f"{which}is constant, every voxel is {low:g}", "export the volume again, or leave it out"
+        )
 
 
 def _check_label(
@@ -205,9 +240,8 @@ def _check_label(
     if outside:
         declared = dict(labels) if labels is not None else f"whole numbers 0..{LARGEST_LABEL}"
         shown = ", ".join(f"{value:g}" for value in outside[:8]) + (", ..." if len(outside) > 8 else "")
-        report(
-            file, f"has label values {shown}, declared are {declared}", "correct the file, or declare them in `labels`"
-        )
+        what = f"has label values {shown}, declared are {declared}"
+        report("labels", file, what, "correct the file, or declare them in `labels`")
 
 
 def _check_grid(
@@ -218,11 +252,13 @@ def _check_grid(
     report: Report,
 ) -> None:
     if label.shape != image.shape[:3]:
-        report(file, f"has shape {_shape(label)}, its image {_shape(image)}", f"label the grid of {image_file}")
+        report(
+            "labels", file, f"has shape {_shape(label)}, its image {_shape(image)}", f"label the grid of {image_file}"
+        )
     elif not np.allclose(_corners(label), _corners(image), atol=AFFINE_TOLERANCE_MM, rtol=0):
         off = float(np.abs(_corners(label) - _corners(image)).max())
         what = f"has another affine than its image: corners differ by up to {off:.3g} mm"
-        report(file, what, f"copy the affine of {image_file}, if the voxels do correspond")
+        report("labels", file, what, f"copy the affine of {image_file}, if the voxels do correspond")
 
 
 def _is_label(value: float, allowed: set[int] | None) -> bool:

@@ -29,7 +29,10 @@ def find_leaks(
     fix = "keep their patients in one fold and site of the split file"
     return [
         Problem(
-            s.record.image, f"{_which(s)} has the voxels of {in_training[s.digest].volume}, which is trained on", fix
+            s.record.image,
+            f"{_which(s)} has the voxels of {in_training[s.digest].volume}, which is trained on",
+            fix,
+            "leak",
         )
         for s in summaries
         if s.record.volume in set(validation) and s.digest in in_training
@@ -62,9 +65,8 @@ def _copies(summaries: Sequence[VolumeSummary]) -> list[Problem]:
         other = first.setdefault(summary.digest, summary)
         if other is not summary:
             what = f"{_which(summary)} has the same voxels as {other.record.volume}"
-            found.append(
-                Problem(summary.record.image, what, "leave one out, or keep both patients in one fold and site")
-            )
+            fix = "leave one out, or keep both patients in one fold and site"
+            found.append(Problem(summary.record.image, what, fix, "duplicate"))
     return found
 
 
@@ -76,14 +78,15 @@ def _spacings(summaries: Sequence[VolumeSummary], slice_axis: int) -> list[Probl
         factor = np.maximum(row / usual, usual / row)
         if factor.max() > _SPACING_FACTOR:
             what = f"has spacing {_mm(row)}, the median is {_mm(usual)}"
-            found.append(Problem(summary.record.image, what, "make sure that its header is right"))
+            found.append(Problem(summary.record.image, what, "make sure that its header is right", "spacing"))
     if usual[slice_axis] * 1.5 < usual.max():
         thick = int(usual.argmax())
         what = (
             f"slices are counted along axis {slice_axis}, where voxels are {usual[slice_axis]:.3g} mm apart; "
             f"along axis {thick} they are {usual[thick]:.3g} mm apart"
         )
-        found.append(Problem("(all)", what, f"set slice_axis to {thick} in the overlay if that is the stack's axis"))
+        fix = f"set slice_axis to {thick} in the overlay if that is the stack's axis"
+        found.append(Problem("(all)", what, fix, "orientation"))
     return found
 
 
@@ -99,7 +102,8 @@ def _directions(summaries: Sequence[VolumeSummary], slice_axis: int) -> list[Pro
         if cosine < _ALONG:
             how = "against" if cosine < -_ALONG else "across"
             what = f"has slices that run {how} those of most volumes ({summary.orientation}, axis {slice_axis})"
-            found.append(Problem(summary.record.image, what, "reorder its slices: partitions count them from one end"))
+            fix = "reorder its slices: partitions count them from one end"
+            found.append(Problem(summary.record.image, what, fix, "orientation"))
     return found
 
 
@@ -109,25 +113,28 @@ def _intensities(summaries: Sequence[VolumeSummary]) -> list[Problem]:
         low, _, high = summary.quantiles
         if low == high:
             what = f"{_which(summary)} has {low:g} in 98 % of its voxels"
-            found.append(Problem(summary.record.image, what, "make sure that it is an image; leave it out if not"))
+            found.append(
+                Problem(summary.record.image, what, "make sure that it is an image; leave it out if not", "intensity")
+            )
     return found
 
 
 def _structures(summaries: Sequence[VolumeSummary], labels: Mapping[str, int]) -> list[Problem]:
     labelled = [summary for summary in summaries if summary.record.label is not None]
     found = [
-        Problem(str(s.record.label), "has no labelled voxel", "leave the label out if nobody annotated it")
+        Problem(str(s.record.label), "has no labelled voxel", "leave the label out if nobody annotated it", "labels")
         for s in labelled
         if s.label_ml and not any(s.label_ml.values())
     ]
     for name, value in labels.items():
         missing = [s for s in labelled if not s.label_ml.get(name)]
         if labelled and len(missing) == len(labelled):
-            found.append(Problem("(all)", f"no label map holds {name} ({value})", "take it out of `labels`"))
+            what = f"no label map holds {name} ({value})"
+            found.append(Problem("(all)", what, "take it out of `labels`", "labels"))
         else:
             what = f"lacks {name} ({value}), which others have"
             fix = "if it is not annotated there, leave the label out: it would count as background"
-            found += [Problem(str(s.record.label), what, fix) for s in missing if any(s.label_ml.values())]
+            found += [Problem(str(s.record.label), what, fix, "labels") for s in missing if any(s.label_ml.values())]
     return found
 
 

@@ -129,10 +129,10 @@ def read_split(path: str | Path) -> dict[str, Any]:
         split = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         fix = "make one: python -m fcl.data.splits --dataset_dir <folder> --sites C --out <file>"
-        raise DataProblems([Problem(str(file), "the split file does not exist", fix)]) from None
+        raise DataProblems([Problem(str(file), "the split file does not exist", fix, "split")]) from None
     except ValueError as error:
-        raise DataProblems([Problem(str(file), f"is no JSON ({error})", "repair that line")]) from error
-    problems = [Problem(str(file), what, fix) for what, fix in _faults(split)]
+        raise DataProblems([Problem(str(file), f"is no JSON ({error})", "repair that line", "split")]) from error
+    problems = [Problem(str(file), what, fix, "split") for what, fix in _faults(split)]
     if problems:
         raise DataProblems(problems)
     return split
@@ -173,7 +173,8 @@ def site_records(
         missing = sorted({p for content in chosen.values() for group in content["folds"] for p in group} - patients)
         if missing:
             fix = "set --dataset_dir to the folder that holds them, set `site`, or edit the file"
-            raise DataProblems([Problem(str(split_file), f"names patients that the data lack: {missing}", fix)])
+            what = f"names patients that the data lack: {missing}"
+            raise DataProblems([Problem(str(split_file), what, fix, "split")])
     train: list[VolumeRecord] = []
     validation: list[VolumeRecord] = []
     own: set[str] = set()

@@ -15,6 +15,7 @@ from .progress import track
 from .records import VolumeRecord
 
 QUANTILES = (0.01, 0.5, 0.99)
+SHARE = "share_"  # begins the name of a measure that is a structure's part of the volume
 
 
 @dataclass(frozen=True)

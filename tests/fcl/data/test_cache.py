@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from fcl.data import DataProblems, SliceCache, build_slice_cache, read_acdc
 
@@ -14,14 +16,16 @@ LABELS = {"rv": 1, "myo": 2, "lv": 3}
 
 
 class Counting:
-    """Preprocessing that counts its volumes, and fails or waits at the one asked for."""
+    """Preprocessing that counts its volumes, in all its copies together, and fails at the one asked for."""
 
     def __init__(self, transform, fail_at: int | None = None) -> None:
         self.transform = transform
         self._state = {"count": 0, "fail_at": fail_at}
 
-    def __reduce__(self):
-        raise TypeError
+    def __deepcopy__(self, memo):
+        one = Counting(copy.deepcopy(self.transform, memo))
+        one._state = self._state
+        return one
 
     def __call__(self, item):
         self._state["count"] += 1
@@ -56,6 +60,41 @@ def test_rows_are_the_preprocessed_slices(acdc, preprocessing, tmp_path):
             row += 1
     assert row == len(cache)
     assert [info.labelled for info in cache.volumes] == [record.label is not None for record in records]
+
+
+class SecondFirst:
+    """Preprocessing that ends the first volume after the second, and keeps what it read last, as MONAI's readers do."""
+
+    def __init__(self, transform, first: str) -> None:
+        self.transform, self.first = transform, first
+        self._state = {"second_done": threading.Event()}
+
+    def __deepcopy__(self, memo):
+        one = SecondFirst(copy.deepcopy(self.transform, memo), self.first)
+        one._state = self._state
+        return one
+
+    def __call__(self, item):
+        self.last = item
+        if item["volume"] == self.first:
+            assert self._state["second_done"].wait(30)
+        result = self.transform(self.last)
+        if item["volume"] != self.first:
+            self._state["second_done"].set()
+        return result
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_and_their_order_change_no_byte(acdc, preprocessing, tmp_path, own_thread_count, threads):
+    records = read_acdc(acdc(patients=3, cine=3))
+    torch.set_num_threads(threads)
+    own = SecondFirst(preprocessing, records[0].volume) if threads > 1 else preprocessing
+    cache = build_slice_cache(records, own, tmp_path / "cache")
+    assert torch.get_num_threads() == threads
+    items = [preprocessing(record.as_item()) for record in records]
+    images = np.concatenate([np.moveaxis(item["image"].numpy(), -1, 0) for item in items])
+    assert np.array_equal(cache.images, images.astype(np.float16))
+    assert [info.volume for info in cache.volumes] == [record.volume for record in records]
 
 
 @pytest.mark.parametrize(("slices", "partitions"), [(6, 4), (7, 4), (4, 4), (9, 2), (5, 1), (11, 3)])

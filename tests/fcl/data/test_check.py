@@ -128,3 +128,13 @@ def test_partitions_are_counted_along_the_slice_axis(tmp_path, nifti):
     record = VolumeRecord(str(nifti(tmp_path / "v.nii.gz", image()[..., :3])), None, "p", "v")
     assert find_problems([record], 4, slice_axis=1) == []
     assert ["3 slices" in p.what for p in find_problems([record], 4, slice_axis=2)] == [True]
+
+
+def test_threads_find_the_same_in_the_same_order(acdc, nifti):
+    root = acdc(patients=4)
+    for number in (4, 2, 3):
+        nifti(root / f"patient{number:03d}" / f"patient{number:03d}_frame01.nii.gz", np.zeros((20, 24, 6), np.int16))
+    records = read_acdc(root)
+    found = find_problems(records, threads=3)
+    assert len(found) == 3
+    assert found == find_problems(records)

@@ -51,6 +51,7 @@ def train_report(**changes: Any) -> dict[str, Any]:
         "validation": {"mean_dice": 0.8, "dice_lv": 0.9, "count": 2.0},
         "features_received": {"hospital-b": 288},
         "seconds": 1.2,
+        "parts": {"exchange": 0.1, "training": 1.0},
         "peak_mib": 300.0,
         "privacy": None,
         **changes,
@@ -66,6 +67,7 @@ def introduction(**changes: Any) -> Shareable:
             "shares_features": True,
             "resumed_round": 0,
             "description": {"slices": 24, "volumes": 2},
+            "card": {"channels": [4, 8], "labels": {"lv": 1}, "data_license": "CC BY-NC-SA 4.0"},
             **changes,
         }
     )

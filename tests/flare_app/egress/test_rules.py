@@ -180,6 +180,15 @@ HALF = unit_rows().half()
         ("report.resumed_round", "initialize", introduction(resumed_round=-1)),
         ("report.description", "initialize", introduction(description={"slices": 3, "patient007": 1})),
         ("report.description", "initialize", introduction(description={"slices": "patient007"})),
+        ("report.card", "initialize", introduction(card={"hospital": "general"})),
+        ("report.card", "initialize", introduction(card=["patient007"])),
+        ("report.card", "initialize", introduction(card={"labels": {"patient007": 1}})),
+        ("report.card", "initialize", introduction(card={"labels": {"lv": "patient007"}})),
+        ("report.card", "initialize", introduction(card={"data_license": "by General Hospital"})),
+        ("report.card", "initialize", introduction(card={"method": "/data/cardiac"})),
+        ("report.card", "initialize", introduction(card={"norm": ["instance", {"affine": "patient007"}]})),
+        ("report.card", "initialize", introduction(card={"intensity": {"_target_": "os.system", "keys": "image"}})),
+        ("report.card", "initialize", introduction(card={"channels": list(range(1, 100))})),
         ("report.rows", "share", with_report({"rows": 1.5})),
         ("report.count", "train", weights(report=train_report(count=True))),
         ("report.metrics", "train", weights(report=train_report(metrics={"loss_patient007": 1.0}))),
@@ -190,6 +199,8 @@ HALF = unit_rows().half()
         ("report.features_received", "train", weights(report=train_report(features_received={"a/b": 1}))),
         ("report.features_received", "train", weights(report=train_report(features_received={"a": "x"}))),
         ("report.seconds", "train", weights(report=train_report(seconds="x"))),
+        ("report.parts", "train", weights(report=train_report(parts={"patient007": 1.0}))),
+        ("report.parts", "train", weights(report=train_report(parts={"training": "x"}))),
         ("report.privacy", "train", weights(report=train_report(privacy={"patient007": 1}))),
     ],
 )
@@ -216,6 +227,15 @@ def test_a_failed_training_does_not_end_the_sites_part(payload: Shareable, stops
     with pytest.raises(EgressError) as error:
         _examine("train", payload, max_norm=10.0)
     assert error.value.stops == stops
+
+
+def test_a_policy_names_the_fields_of_the_card_that_a_site_may_declare() -> None:
+    (entry,) = _examine("initialize", introduction()).entries
+    assert entry["card"] == ["channels", "data_license", "labels"]
+    assert _examine("initialize", introduction(card={}), card=[]).entries
+    for allowed in ([], ["channels", "labels"]):
+        with pytest.raises(EgressError, match=r"report\.card"):
+            _examine("initialize", introduction(), card=allowed)
 
 
 def test_norm_limit_is_of_all_tensors_together_and_not_for_initial_weights() -> None:
