@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcl.evaluation.figures import Series
+from fcl.evaluation.drawing import Series
 from fcl.evaluation.page import show_mib
 
 TRAFFIC = ("weights_down", "weights_up", "features_down", "features_up")

@@ -1,4 +1,4 @@
-"""Pictures of a few cases: image, truth and prediction side by side."""
+"""Pictures of a few cases: image, truth and predictions side by side."""
 
 from __future__ import annotations
 
@@ -52,48 +52,56 @@ def crop_box(labels: np.ndarray, spacing: Sequence[float], margin_mm: float = 25
 
 def draw_case(
     image: np.ndarray,
-    truth: np.ndarray,
-    prediction: np.ndarray,
+    maps: Mapping[str, np.ndarray],
     spacing: Sequence[float],
     labels: Mapping[str, int],
     title: str,
     path: str | Path,
     slices: int = 3,
 ) -> None:
-    """Write a PNG with one row per slice and the columns image, truth, prediction.
+    """Write a PNG with one row per slice and the columns image, then one for each label map.
 
     Args:
         image: (H, W, D) intensities.
-        truth, prediction: (H, W, D) label maps.
+        maps: heading to label map (H, W, D); the first, usually the truth, says which slices are shown.
         spacing: voxel size, mm; gives the pixels their true aspect.
         labels: class name to value.
-        title: heading.
+        title: heading of the picture; empty for none.
         path: of the PNG.
         slices: rows at most.
     """
-    rows = choose_slices(truth, slices)
-    box = crop_box(np.logical_or(truth > 0, prediction > 0), spacing)
+    rows = choose_slices(next(iter(maps.values())), slices)
+    box = crop_box(np.logical_or.reduce([label_map > 0 for label_map in maps.values()]), spacing)
     low, high = np.percentile(image[box], (1, 99))
-    figure = Figure(figsize=(7.2, 2.4 * len(rows) + 0.9), layout="constrained")
-    axes = figure.subplots(len(rows), 3, squeeze=False)
-    for line, z in zip(axes, rows, strict=True):
-        for axis, heading, overlay in zip(
-            line, ("image", "truth", "prediction"), (None, truth, prediction), strict=True
-        ):
+    columns: dict[str, np.ndarray | None] = {"image": None, **maps}
+    figure = Figure(figsize=(2.4 * len(columns), 2.4 * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for number, (line, z) in enumerate(zip(axes, rows, strict=True)):
+        for axis, (heading, overlay) in zip(line, columns.items(), strict=True):
             shape = {"origin": "upper", "aspect": spacing[1] / spacing[0], "interpolation": "nearest"}
             axis.imshow(image[(*box, z)].T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), **shape)
             if overlay is not None:
                 axis.imshow(_colour(overlay[(*box, z)], labels).swapaxes(0, 1), **shape)
             axis.set_axis_off()
-            if line is axes[0]:
+            if number == 0:
                 axis.set_title(heading, fontsize=9)
-        which = f"slice {z + 1}/{truth.shape[-1]}"
+        which = f"slice {z + 1}/{image.shape[-1]}"
         box_style = {"facecolor": "black", "linewidth": 0, "pad": 1.5}
         line[0].text(0.03, 0.03, which, color="w", fontsize=7, transform=line[0].transAxes, bbox=box_style)
-    figure.suptitle(title, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=10)
     handles = [Patch(color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(labels)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
+
+
+def paint(image: np.ndarray, label_map: np.ndarray | None, labels: Mapping[str, int]) -> np.ndarray:
+    """A slice (H, W) with intensities 0..1 as bytes (W, H, 3), as :func:`draw_case` turns it, with its structures."""
+    picture = np.repeat(np.clip(image, 0, 1)[..., None], 3, axis=-1)
+    if label_map is not None:
+        over = _colour(label_map, labels)
+        picture = picture * (1 - over[..., 3:]) + over[..., :3] * over[..., 3:]
+    return (255 * picture).round().astype(np.uint8).swapaxes(0, 1)
 
 
 def _colour(label_map: np.ndarray, labels: Mapping[str, int], alpha: float = 0.55) -> np.ndarray:

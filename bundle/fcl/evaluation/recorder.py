@@ -87,8 +87,10 @@ class ScoreRecorder:
         scores = "  ".join(f"{name} {score.dice:.2f}" for name, score in case.classes.items())
         draw_case(
             np.asarray(image.dataobj, dtype=np.float32),
-            np.asarray(truth.dataobj).astype(np.uint8),
-            np.asarray(prediction.dataobj).astype(np.uint8),
+            {
+                "truth": np.asarray(truth.dataobj).astype(np.uint8),
+                "prediction": np.asarray(prediction.dataobj).astype(np.uint8),
+            },
             spacing=image.header.get_zooms()[:3],
             labels=self.labels,
             title=f"{rank}: {case.case} {case.phase}   Dice {scores}",

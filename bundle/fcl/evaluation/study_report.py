@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fcl.evaluation.drawing import Drawing, Series
 from fcl.evaluation.features import principal_plane, read_features, thin_out
 from fcl.evaluation.federation_log import pretraining_curves, read_rounds, trained, validated
-from fcl.evaluation.figures import Drawing, Series, dice_by_annotated, feature_space, over_rounds
+from fcl.evaluation.figures import dice_by_annotated, feature_space, over_rounds
 from fcl.evaluation.label_efficiency import Needed
 from fcl.evaluation.page import show_number, show_spread, write_page
 from fcl.evaluation.study_results import (
@@ -302,12 +303,12 @@ def _training_curves(report: StudyReport) -> dict[str, Any]:
             for title, unit, series in together
             if series
         ],
-        "monitors": [(report.label(arm), _monitors(report.label(arm), lines)) for arm, lines in pretraining.items()],
+        "monitors": [(report.label(arm), _monitors(lines)) for arm, lines in pretraining.items()],
     }
 
 
-def _monitors(label: str, lines: Sequence[Mapping[str, Any]]) -> list[Drawing]:
-    return [over_rounds(f"{title}, {label}", unit, series) for title, unit, series in pretraining_curves(lines)]
+def _monitors(lines: Sequence[Mapping[str, Any]]) -> list[Drawing]:
+    return [over_rounds(title, unit, series) for title, unit, series in pretraining_curves(lines)]
 
 
 def _all(

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from fcl.evaluation.figures import PALETTE, Series, dice_by_annotated, feature_space, over_rounds
+from fcl.evaluation.drawing import PALETTE, Series
+from fcl.evaluation.figures import dice_by_annotated, feature_space, over_rounds
 
 
 def test_figure_is_an_element_that_html_takes_in_the_page_s_ink() -> None:

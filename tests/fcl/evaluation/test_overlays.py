@@ -48,9 +48,10 @@ def test_picture_shows_truth_and_prediction(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     truth = np.zeros((30, 40, 6), dtype=np.uint8)
     truth[10:20, 10:20, 1:5] = 1
-    arguments = (rng.normal(size=truth.shape), truth)
-    draw_case(*arguments, truth, (1.5, 1.5, 8.0), {"rv": 1}, "case", tmp_path / "same.png")
-    draw_case(*arguments, np.zeros_like(truth), (1.5, 1.5, 8.0), {"rv": 1}, "case", tmp_path / "empty.png")
+    image = rng.normal(size=truth.shape)
+    for name, prediction in (("same", truth), ("empty", np.zeros_like(truth))):
+        maps = {"truth": truth, "prediction": prediction}
+        draw_case(image, maps, (1.5, 1.5, 8.0), {"rv": 1}, "case", tmp_path / f"{name}.png")
     same, empty = imread(tmp_path / "same.png"), imread(tmp_path / "empty.png")
     assert same.shape == empty.shape
     changed = np.flatnonzero((same != empty).any(axis=(0, 2)))

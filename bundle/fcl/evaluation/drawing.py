@@ -1,0 +1,104 @@
+"""How the figures of reports are drawn: inline SVG in the ink of the page, so that one serves light, dark and print."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from fcl.evaluation.overlays import COLOURS
+
+MARKERS = "osD^vP*X<>"
+INK = "#010203"  # stands for the page's text colour
+# Told apart on white and on near-black; Okabe and Ito's first, without their yellow.
+PALETTE = (*COLOURS[:6], "#8a8f00", "#8d6bd1", "#7f7f7f", "#b5651d")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a figure: ``points`` are (x, y) in order, ``spread`` the half height of each point's bar."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    spread: Sequence[float | None] = ()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as SVG elements, and what it shows in words."""
+
+    svg: Markup
+    description: str
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the series at a place of the palette."""
+    style = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
+    return {**style, "linestyle": "-" if number < len(COLOURS) else "--"}
+
+
+def label_axes(axes: Axes, title: str, x: str, y: str) -> None:
+    """Title, units and a faint grid."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.7)
+
+
+def draw_legend(axes: Axes, series: Sequence[Series]) -> None:
+    """Names of the lines, in the order drawn."""
+    axes.legend([line.label for line in series], frameon=False, fontsize=9, ncols=1 if len(series) < 6 else 2)
+
+
+def legend_below(axes: Axes) -> None:
+    """Under the axes, where it hides nothing; as many columns as its words leave room for."""
+    labels = axes.get_legend_handles_labels()[1]
+    width = 14 * axes.figure.bbox.width / axes.figure.dpi  # letters in a line: 14 an inch
+    columns = int(max(1, min(len(labels), width // (max(map(len, labels)) + 5))))
+    axes.figure.legend(
+        frameon=False, fontsize=9, loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.2
+    )
+
+
+def draw_figure(draw: Callable[[Figure], None], description: str, size: tuple[float, float]) -> Drawing:
+    """Have ``draw`` fill a figure of ``size`` inches; ``description`` is for those who cannot see it."""
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style: dict[Any, Any] = {
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 10,
+        "svg.fonttype": "none",  # text stays text: found, read aloud, scaled
+        "svg.hashsalt": hashlib.sha256(description.encode()).hexdigest(),  # ids of several figures on one page differ
+        **dict.fromkeys(inked, INK),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(stream, metadata=nothing)  # savefig would draw everything twice
+    return Drawing(_inline(stream.getvalue(), description), description)
+
+
+def _inline(svg: str, description: str) -> Markup:
+    """The SVG element alone, as HTML takes it: no prolog, no namespaces, sized by the page."""
+    body = svg[svg.index("<svg") :]
+    width = float(re.search(r'\swidth="([\d.]+)pt"', body).group(1))  # type: ignore[union-attr]
+    # A point becomes 1 to 1.5 pixels: letters stay legible on a phone, where a wide figure scrolls in its frame.
+    size = f"min-width:{width:.0f}px;max-width:{1.5 * width:.0f}px"
+    body = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", body)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", body, count=1)
+    body = body.replace("<svg", f'<svg role="img" aria-label="{escape(description)}" style="{size}"', 1)
+    return Markup(body.replace(INK, "currentColor"))

@@ -1,0 +1,113 @@
+"""``fcl watch``: rounds and sites of a running job, live, from the server's own files on this machine."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from flare_app.run_folder import RunFolder
+
+_POLL_S = 0.5
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``watch`` to the commands of ``fcl``."""
+    parser = commands.add_parser(
+        "watch",
+        help="rounds and sites of a running job, live",
+        description="Ends with the job: 0 when all rounds are done, 1 when it failed. Ctrl-C leaves the job alone.",
+    )
+    parser.add_argument("workspace", type=Path, help="of the simulator or the server, or the job's checkpoint_dir")
+    parser.add_argument(
+        "--patience", type=_seconds, metavar="S", help="end with 1 when nothing has changed for so long (never)"
+    )
+    parser.set_defaults(run=_run, json=False)
+
+
+def _run(arguments: Namespace) -> int:
+    console = Console()
+    try:
+        return watch(arguments.workspace, console, arguments.patience)
+    except KeyboardInterrupt:
+        console.print("no longer watched; the job goes on")
+        return 130
+
+
+def watch(folder: Path, console: Console, patience_s: float | None = None, poll_s: float = _POLL_S) -> int:
+    """Show the run in a folder that changed last until it ends.
+
+    Returns:
+        0 when all its rounds are done; 1 when it failed, was aborted, or nothing changed for ``patience_s``.
+
+    Raises:
+        ValueError: when there is no such folder.
+    """
+    from flare_app.meter import Meter
+    from flare_app.rounds_view import look_at_rounds
+
+    run = _begun(folder, console, patience_s, poll_s)
+    if run is None:
+        return _give_up(console, patience_s)
+    size, changed = -1, time.monotonic()
+    with Meter(console, "rounds", run.total) as meter:
+        while True:
+            # Before the log of rounds: what is written before the end is then read after it.
+            ended, failure = run.end()
+            meter.show(*look_at_rounds(run.log, run.total))
+            if run.complete(run.lines()) or ended:
+                break
+            now_size = run.log.stat().st_size if run.log.exists() else 0
+            if now_size != size:
+                size, changed = now_size, time.monotonic()
+            if patience_s is not None and time.monotonic() - changed > patience_s:
+                return _give_up(console, patience_s)
+            time.sleep(poll_s)
+    return _verdict(run, failure, console)
+
+
+def _begun(folder: Path, console: Console, patience_s: float | None, poll_s: float) -> RunFolder | None:
+    """The run that changed last, waited for; None when patience is over."""
+    from flare_app.run_folder import latest_run
+
+    began, told = time.monotonic(), False
+    while (run := latest_run(folder)) is None:
+        if not told:
+            console.print(f"waiting for a job in {folder}", soft_wrap=True, highlight=False)
+            told = True
+        if patience_s is not None and time.monotonic() - began > patience_s:
+            return None
+        time.sleep(poll_s)
+    return run
+
+
+def _verdict(run: RunFolder, failure: str | None, console: Console) -> int:
+    lines = run.lines()
+    done = sum(1 for line in lines if line["count"])
+    if run.complete(lines) or (run.total is None and failure is None):
+        console.print(f"finished: {done} rounds; fcl report {run.workspace}", soft_wrap=True, highlight=False)
+        return 0
+    reason = failure or "it was aborted"
+    of = "" if run.total is None else f" of {run.total}"
+    text = f"the job ended after {done}{of} rounds: {reason}"
+    console.print(text, style="red", soft_wrap=True, highlight=False, markup=False)
+    return 1
+
+
+def _give_up(console: Console, patience_s: float | None) -> int:
+    console.print(f"nothing has changed for {patience_s:g} s: no longer watched", highlight=False)
+    return 1
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise ArgumentTypeError(f"must be a positive number of seconds, got {text!r}")
+    return value
