@@ -1,7 +1,4 @@
-"""What crosses rounds, at the server and at a site.
-
-``fcl.networks`` is imported where it is used: it brings MONAI along, which would hold up the start of the server.
-"""
+"""What crosses rounds, at the server and at a site."""
 
 from __future__ import annotations
 
@@ -17,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcl.card import write_card
+from fcl.networks.weights import CheckpointError, read_card, read_weights, write_weights
+from flare_app.card import Facts
 from flare_app.storage import StorageError, replacing, storing, sync_folder
 
 logger = logging.getLogger(__name__)
@@ -25,8 +25,7 @@ LAST = "last.pt"
 PREVIOUS = "previous.pt"
 BEST = "best.pt"
 _NEW = "next.pt"
-_KEPT = "averaging_tensors"  # of the card: how many lie in the file beside it
-_AVERAGING = "averaging_{}.pt"  # beside the checkpoint of the same round, which others start from and need not know it
+_RESUME = "resume_{}.pt"  # beside the checkpoint of the same round, which goes on to others: this names the sites
 
 
 def open_folder(root: Path, run_dir: Path, checkpoint_dir: str | None, resume: bool) -> Path:
@@ -58,6 +57,9 @@ def open_folder(root: Path, run_dir: Path, checkpoint_dir: str | None, resume: b
 class RunState:
     """The server's side.
 
+    The checkpoint holds the weights and their card, fit to be passed on; what only resuming needs, the names of the
+    sites among it, lies in a file of its own beside it.
+
     Args:
         weights: the global weights after ``round`` rounds.
         round: rounds finished.
@@ -67,6 +69,7 @@ class RunState:
         sites: per site the rounds in which its result was accepted and those in which it was refused.
         offences: per site how many of its updates were rejected for what they held.
         averaging: what the averaging keeps from round to round, see :class:`flare_app.averaging.Averaging`.
+        facts: what the card is made of.
     """
 
     weights: dict[str, Tensor]
@@ -77,17 +80,23 @@ class RunState:
     sites: dict[str, dict[str, int]] = field(default_factory=dict)
     offences: dict[str, int] = field(default_factory=dict)
     averaging: dict[str, Tensor] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the tensors, as plain values: the card of the checkpoint."""
-        card = asdict(replace(self, weights={}, averaging={}))
-        del card["weights"], card["averaging"]
-        return {**card, _KEPT: len(self.averaging)}
+        """All but the weights."""
+        state = asdict(replace(self, weights={}, averaging={}))
+        del state["weights"]
+        return {**state, "averaging": self.averaging}
 
     @classmethod
-    def load_state_dict(cls, weights: dict[str, Tensor], card: Mapping[str, Any]) -> RunState:
+    def load_state_dict(cls, weights: dict[str, Tensor], state: Mapping[str, Any]) -> RunState:
         """The state that :meth:`state_dict` described."""
-        return cls(weights=weights, **{name: card[name] for name in cls({}).state_dict() if name != _KEPT})
+        return cls(weights=weights, **{**state, "facts": Facts(**state["facts"])})
+
+    def card(self) -> dict[str, Any]:
+        """What the checkpoint says of itself, to anybody."""
+        contributed = sum(1 for counts in self.sites.values() if counts["accepted"])
+        return self.facts.card(self.round, contributed, self.config_hash)
 
     def count_round(self, accepted: Iterable[str], rejected: Iterable[str]) -> None:
         """Remember who took part in a round and whose result was refused."""
@@ -101,20 +110,19 @@ class RunState:
         Raises:
             StorageError: when it cannot be written; then both are what they were.
         """
-        from fcl.networks.weights import write_weights
-
         last, new = folder / LAST, folder / _NEW
         with storing(folder, f"the checkpoint after round {self.round}"):
-            if self.averaging:
-                with replacing(_averaging_file(folder, self.round)) as stream:
-                    torch.save(self.averaging, stream)
-            write_weights(new, self.weights, self.state_dict())
+            with replacing(_resume_file(folder, self.round)) as stream:
+                torch.save(self.state_dict(), stream)
+            card = self.card()
+            write_weights(new, self.weights, card)
             if last.exists():
                 os.replace(last, folder / PREVIOUS)
             os.replace(new, last)
+            write_card(card, last)
             sync_folder(folder)
-            for file in folder.glob(_AVERAGING.format("*")):
-                if file not in (_averaging_file(folder, self.round), _averaging_file(folder, self.round - 1)):
+            for file in folder.glob(_RESUME.format("*")):
+                if file not in (_resume_file(folder, self.round), _resume_file(folder, self.round - 1)):
                     file.unlink()
 
     def save_best(self, folder: Path) -> None:
@@ -123,10 +131,10 @@ class RunState:
         Raises:
             StorageError: when it cannot be written; then it is what it was.
         """
-        from fcl.networks.weights import write_weights
-
         with storing(folder, "the best checkpoint"):
-            write_weights(folder / BEST, self.weights, self.state_dict())
+            card = self.card()
+            write_weights(folder / BEST, self.weights, card)
+            write_card(card, folder / BEST)
 
     @classmethod
     def load(cls, folder: Path) -> RunState | None:
@@ -135,17 +143,12 @@ class RunState:
         Raises:
             CheckpointError: when there are checkpoints but none can be read.
         """
-        from fcl.networks.weights import CheckpointError, read_card, read_weights
-
         found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
         for file in found:
             try:
-                card = read_card(file)
-                state = cls.load_state_dict(read_weights(file), card)
-                if card[_KEPT]:
-                    state.averaging = read_weights(_averaging_file(folder, state.round))
-                return state
-            except (CheckpointError, KeyError, FileNotFoundError) as error:
+                beside = _resume_file(folder, int(read_card(file)["rounds"]))
+                return cls.load_state_dict(read_weights(file), torch.load(beside, "cpu", weights_only=True))
+            except Exception as error:  # whatever is wrong with the newest file, an older one may be whole
                 logger.warning("%s is skipped: %s", file, error)
         if found:
             names = ", ".join(str(file) for file in found)
@@ -243,8 +246,8 @@ class SiteStates:
         return sorted(self.folder.glob("round_*.pt"))
 
 
-def _averaging_file(folder: Path, round_number: int) -> Path:
-    return folder / _AVERAGING.format(f"{round_number:05d}")
+def _resume_file(folder: Path, round_number: int) -> Path:
+    return folder / _RESUME.format(f"{round_number:05d}")
 
 
 def _round_of(file: Path) -> int:

@@ -1,5 +1,5 @@
-"""What a federation may ask of one site's workflow. The configs declare such an object as their property
-``participant``.
+"""What a federation may ask of one site's workflow. The configs declare such objects as their properties
+``participant``, ``data_check`` and ``data_statistics``.
 
 Letters: M shared rows, D feature length.
 """
@@ -11,6 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from fcl.data.problems import DataProblems
+
+__all__ = [
+    "DataCheck",
+    "DataProblems",
+    "DataStatistics",
+    "FeatureKind",
+    "FeaturePrivacy",
+    "FeatureSet",
+    "Participant",
+    "TrainReport",
+]
 
 FeatureKind = Literal["features", "prototypes"]
 
@@ -116,4 +129,53 @@ class Participant(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave, so that training continues bit for bit."""
+        ...
+
+
+@runtime_checkable
+class DataCheck(Protocol):
+    """Whether a site's data are fit to take part."""
+
+    def verify(self, strict: bool = False) -> None:
+        """Find everything that is wrong; what is only worth a look is logged, or with ``strict`` wrong as well.
+
+        Raises:
+            DataProblems: with all problems at once; its text names files, its ``counts`` do not.
+        """
+        ...
+
+
+@runtime_checkable
+class DataStatistics(Protocol):
+    """A site's data in aggregates. A measure has one value for each patient, or none.
+
+    Mean, standard deviation, extremes and histogram are of the patients with a value, at least one of them.
+    """
+
+    def measures(self) -> dict[str, tuple[float, float] | None]:
+        """Names of all measures, and the range of each histogram; None where a measure has no histogram."""
+        ...
+
+    def totals(self) -> dict[str, int]:
+        """``patients``, ``volumes`` and ``slices``."""
+        ...
+
+    def count(self, measure: str) -> int:
+        """Patients, those without a value included."""
+        ...
+
+    def missing(self, measure: str) -> int:
+        """Patients without a value."""
+        ...
+
+    def mean(self, measure: str) -> float: ...
+
+    def stddev(self, measure: str) -> float: ...
+
+    def extremes(self, measure: str) -> tuple[float, float]:
+        """Least and largest value."""
+        ...
+
+    def histogram(self, measure: str) -> list[int]:
+        """Patients in equal bins of the declared range; values beyond it count in the first and last bin."""
         ...

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcl.networks.weights import CheckpointError, read_card
+from fcl.networks.weights import CheckpointError, read_card, read_weights
 from flare_app.state import RunState, SiteState, SiteStates, random_state, seed_everything, set_random_state
 from flare_app.storage import StorageError
 
@@ -32,6 +33,7 @@ def test_run_state_survives_the_disk(tmp_path: Path) -> None:
     assert loaded is not None
     assert torch.equal(loaded.weights["w"], _state().weights["w"])
     assert loaded.state_dict() == _state().state_dict()
+    assert loaded.card() == read_card(tmp_path / "last.pt") == json.loads((tmp_path / "last.card.json").read_text())
     assert loaded.sites == {
         "a": {"accepted": 1, "rejected": 0},
         "b": {"accepted": 1, "rejected": 0},
@@ -44,14 +46,13 @@ def test_what_averaging_keeps_lies_beside_the_checkpoint_of_its_round_and_is_no_
         state = _state(number)
         state.averaging = {"w": torch.full((2,), number / 8)}
         state.save(tmp_path)
-    names = ["averaging_00002.pt", "averaging_00003.pt", "last.pt", "previous.pt"]
-    assert sorted(file.name for file in tmp_path.iterdir()) == names
-    assert "averaging" not in read_card(tmp_path / "last.pt")
+    assert _names(tmp_path) == ["last.card.json", "last.pt", "previous.pt", "resume_00002.pt", "resume_00003.pt"]
+    assert read_weights(tmp_path / "last.pt").keys() == {"w"}
     for number, spoil in ((3, lambda file: file.write_bytes(b"damaged")), (2, lambda file: file.unlink())):
         loaded = RunState.load(tmp_path)
         assert loaded is not None
         assert (loaded.round, loaded.averaging["w"].tolist()) == (number, [number / 8] * 2)
-        spoil(tmp_path / f"averaging_{number:05d}.pt")  # then its checkpoint is of no use either
+        spoil(tmp_path / f"resume_{number:05d}.pt")  # then its checkpoint is of no use either
     with pytest.raises(CheckpointError):
         RunState.load(tmp_path)
 
@@ -64,7 +65,6 @@ def test_nothing_saved_is_none(tmp_path: Path) -> None:
 def test_damaged_state_gives_way_to_the_previous_and_two_damaged_ones_are_an_error(tmp_path: Path, damage: str) -> None:
     for number in (1, 2, 3):
         _state(number).save(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
     for name, left in (("last.pt", 2), ("previous.pt", None)):
         file = tmp_path / name
         whole = file.read_bytes()
@@ -93,7 +93,7 @@ def test_crash_between_the_two_renames_leaves_the_previous(tmp_path: Path, monke
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         _state(3).save(tmp_path)
-    assert calls == ["next.pt", "previous.pt", "last.pt"]
+    assert calls == ["resume_00003.pt", "next.pt", "previous.pt", "last.pt"]
     loaded = RunState.load(tmp_path)
     assert loaded is not None
     assert loaded.round == 2
@@ -110,7 +110,7 @@ def test_full_disk_names_the_folder_and_leaves_what_was_there(
     _state(1).save(tmp_path / "server")
     states = SiteStates(tmp_path / "site")
     states.save(SiteState(1, {"bank": torch.ones(2)}, random_state()))
-    before = {file: file.read_bytes() for file in tmp_path.rglob("*.pt")}
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with monkeypatch.context() as patched:
         patched.setattr(function, _full)
         with pytest.raises(

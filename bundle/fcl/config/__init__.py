@@ -1,5 +1,6 @@
 """Checks and choices that configs call from their expressions; imports nothing heavier than torch and MONAI."""
 
+from fcl.config.card import card_settings, check_against_card, describe_run, intensity_rule
 from fcl.config.errors import explain_errors
 from fcl.config.guard import check_overlays, refuse_unknown_keys, require
 from fcl.config.options import as_switch
@@ -9,8 +10,12 @@ from fcl.config.record import record_configuration
 __all__ = [
     "as_switch",
     "autocast_dtype",
+    "card_settings",
+    "check_against_card",
     "check_overlays",
+    "describe_run",
     "explain_errors",
+    "intensity_rule",
     "record_configuration",
     "refuse_unknown_keys",
     "require",

@@ -21,12 +21,14 @@ import fcl
 
 T = TypeVar("T")
 
+OPEN_MAPS = ("labels", "from_card")
+
 # Entries that MONAI itself reads, and those that it adds with --tracking mlflow.
 _TRACKING = frozenset(DEFAULT_MLFLOW_SETTINGS["configs"]) - frozenset(DEFAULT_MLFLOW_SETTINGS["handlers_id"])
 _RESERVED = frozenset({"_meta_", "_desc_", "imports", "initialize", "run", "finalize"}) | _TRACKING
 
 
-def refuse_unknown_keys(base: str, open_maps: Collection[str] = ("labels",)) -> None:
+def refuse_unknown_keys(base: str, open_maps: Collection[str] = OPEN_MAPS) -> None:
     """:func:`check_overlays` for the configuration that is being evaluated; the first expression of ``initialize``.
 
     At that moment files and options are merged and nothing has been built yet.
@@ -42,7 +44,7 @@ def refuse_unknown_keys(base: str, open_maps: Collection[str] = ("labels",)) -> 
     check_overlays(_calling_parser(), base, open_maps)
 
 
-def check_overlays(parser: ConfigParser, base: str, open_maps: Collection[str] = ("labels",)) -> None:
+def check_overlays(parser: ConfigParser, base: str, open_maps: Collection[str] = OPEN_MAPS) -> None:
     """Check that overlays and options brought no key that the base file lacks.
 
     Arguments of a component (a dict with ``_target_``) are left to its constructor, lists to whoever reads them.

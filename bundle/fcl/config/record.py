@@ -6,12 +6,22 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from monai.bundle import ConfigParser
 
 from fcl.config.guard import _calling_parser
 
 logger = logging.getLogger(__name__)
+
+
+def configuration_hash(parser: ConfigParser) -> str:
+    """12 hex digits that name the merged configuration that ``parser`` holds."""
+    return hashlib.sha256(json.dumps(_content(parser), sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _content(parser: ConfigParser) -> dict[str, Any]:
+    return {key: value for key, value in parser.get().items() if key != "_meta_"}
 
 
 def record_configuration(output_dir: str | Path) -> str:
@@ -29,9 +39,8 @@ def record_configuration(output_dir: str | Path) -> str:
     Raises:
         RuntimeError: when called from anywhere but a MONAI config.
     """
-    merged = _calling_parser().get()
-    content = {key: value for key, value in merged.items() if key != "_meta_"}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    parser = _calling_parser()
+    content, digest = _content(parser), configuration_hash(parser)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     ConfigParser.export_config_file(content, str(folder / "config.json"), fmt="json", indent=2)

@@ -7,7 +7,7 @@ from fcl.engines.contrastive import Prediction, QueueContrast, RegionContrast, S
 from fcl.engines.corruptions import HiddenPatches, Holes, Swaps
 from fcl.engines.fcl_method import FCL
 from fcl.engines.fedprox import FedProx
-from fcl.engines.inferers import AutocastInferer
+from fcl.engines.inferers import AutocastInferer, volume_inferer
 from fcl.engines.method import Method, Untrained
 from fcl.engines.method_participant import MethodParticipant
 from fcl.engines.monitors import PartitionKNN
@@ -59,4 +59,5 @@ __all__ = [
     "WarmupCosine",
     "class_names",
     "set_aside",
+    "volume_inferer",
 ]

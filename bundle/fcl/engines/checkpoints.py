@@ -12,12 +12,23 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from monai.utils import is_scalar
+from torch import Tensor, nn
+
+from fcl.card import card_file, write_card
+from fcl.networks.weights import with_card
 
 logger = logging.getLogger(__name__)
 
 _RESUME_FILE = "resume.pt"
-_RUN_FILES = ("model.pt", "model_last.pt", _RESUME_FILE, "config.json", "tensorboard")
+_MODELS = ("model.pt", "model_last.pt")
+_RUN_FILES = (
+    *_MODELS,
+    *(card_file(Path(name)).name for name in _MODELS),
+    _RESUME_FILE,
+    "config.json",
+    "tensorboard",
+)
 
 
 def set_aside(folder: str | Path) -> Path | None:
@@ -62,7 +73,8 @@ class Checkpoints:
     MONAI's ``CheckpointSaver`` forgets after a restart which score was best, and deletes the old file before the new is
     whole. Here every file is replaced in one step, and the best score is part of ``resume.pt``.
 
-    ``model.pt`` and ``model_last.pt`` are plain state dicts, so that other MONAI tools load them. Attach after the
+    ``model.pt`` and ``model_last.pt`` are plain state dicts, so that other MONAI tools load them; they carry their card
+    all the same (:func:`fcl.networks.with_card`), and a readable copy lies beside each. Attach after the
     ``ValidationHandler``; without a validation, the last weights are the best.
 
     Args:
@@ -71,6 +83,7 @@ class Checkpoints:
         state: further objects with ``state_dict`` and ``load_state_dict`` (optimizer, loader, random numbers).
         evaluator: the validating engine; its key metric tells the best.
         resume: continue from ``resume.pt`` where there is one.
+        card: of this run (:func:`fcl.config.describe_run`); epochs and the last metrics are added. None writes none.
     """
 
     def __init__(
@@ -80,12 +93,14 @@ class Checkpoints:
         state: Mapping[str, Any],
         evaluator: Engine | None = None,
         resume: bool = False,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.network = network
         self.state = dict(state)
         self.evaluator = evaluator
         self.resume = resume
+        self.card = card
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer."""
@@ -123,9 +138,9 @@ class Checkpoints:
     def _save(self, engine: Engine) -> None:
         weights = self.network.state_dict()
         best_epoch = -1 if self.evaluator is None else self.evaluator.state.best_metric_epoch
-        if best_epoch in (-1, engine.state.epoch):
-            _replace(weights, self.folder / "model.pt")
-        _replace(weights, self.folder / "model_last.pt")
+        best, last = (self.folder / name for name in _MODELS)
+        for file in (best, last) if best_epoch in (-1, engine.state.epoch) else (last,):
+            self._write_model(weights, file, engine)
         _replace(
             {
                 "network": weights,
@@ -138,6 +153,20 @@ class Checkpoints:
             },
             self._resume_path,
         )
+
+    def _write_model(self, weights: Mapping[str, Tensor], file: Path, engine: Engine) -> None:
+        if self.card is None:
+            _replace(weights, file)
+            return
+        measured = engine if self.evaluator is None else self.evaluator
+        metrics = {name: float(value) for name, value in measured.state.metrics.items() if is_scalar(value)}
+        card = {
+            **self.card,
+            "epochs": engine.state.epoch,
+            "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
+        }
+        _replace(with_card(weights, card), file)
+        write_card(card, file)
 
 
 def _replace(content: Mapping[str, Any], path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from monai.inferers import Inferer, SimpleInferer
+from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
 from torch import Tensor
 
 
@@ -30,3 +30,21 @@ class AutocastInferer(Inferer):
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             outputs = self.inferer(inputs, network, *args, **kwargs)
         return outputs.float()
+
+
+def volume_inferer(spatial_size: Sequence[int], slab_depth: int | None) -> Inferer:
+    """How a network for slices, or for slabs of them, goes through a volume (B, C, H, W, D).
+
+    Args:
+        spatial_size: height and width that the network was trained with.
+        slab_depth: slices that a 3-D network was trained with; its window slides by half of them. None: slice by slice.
+    """
+    if slab_depth is None:
+        return SliceInferer(roi_size=spatial_size, sw_batch_size=32, spatial_dim=2)
+    return SlidingWindowInferer(
+        roi_size=[*spatial_size, slab_depth],
+        sw_batch_size=8,
+        overlap=(0.0, 0.0, 0.5),
+        mode="gaussian",
+        padding_mode="replicate",
+    )

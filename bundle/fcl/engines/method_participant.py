@@ -29,6 +29,7 @@ class MethodParticipant(HostedTraining[Method]):
         at_round_start: what becomes of the networks when the average arrives (:mod:`fcl.engines.rounds`).
         norm_stats: whether running statistics of batch normalisation are averaged or stay local.
         own_checkpoint: file of this site's own network, written after each round; None writes none.
+        card: what that file says of itself.
 
     Raises:
         ValueError: when a prefix in ``federated`` fits no tensor of the network.
@@ -45,12 +46,14 @@ class MethodParticipant(HostedTraining[Method]):
         at_round_start: Average | None = None,
         norm_stats: NormStats = "average",
         own_checkpoint: str | Path | None = None,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(trainer, schedule, monitor)
         self.federated = None if federated is None else tuple(federated)
         self.at_round_start = at_round_start or Average()
         self.norm_stats = norm_stats
         self.own_checkpoint = own_checkpoint
+        self.card = dict(card or {})
         names = federated_weights(trainer.network, norm_stats)
         unknown = [prefix for prefix in self.federated or () if not any(name.startswith(prefix) for name in names)]
         if unknown:
@@ -100,7 +103,9 @@ class MethodParticipant(HostedTraining[Method]):
         trainer.method.begin_round()
         metrics = self.run(should_stop) | self.at_round_start.finish(trainer)
         if self.own_checkpoint is not None:
-            write_weights(self.own_checkpoint, trainer.network.state_dict(), {"rounds": trainer.state.epoch})
+            write_weights(
+                self.own_checkpoint, trainer.network.state_dict(), {**self.card, "rounds": trainer.state.epoch}
+            )
         return TrainReport(self.weights(), len(self.loader.dataset), metrics)
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class SegmentationParticipant:
         variants: those attached to the trainer, whose state is kept with the rest; None for none.
         own_checkpoint: file of this site's network as each round begins, the average and what stays local; after the
             last round, the site's finished model. None writes none.
+        card: what that file says of itself.
     """
 
     shares_features = False
@@ -49,6 +50,7 @@ class SegmentationParticipant:
         keep_optimizer: bool = True,
         variants: Variants | None = None,
         own_checkpoint: str | Path | None = None,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(trainer.prepare_batch, AugmentBatch):
             raise TypeError(
@@ -62,6 +64,7 @@ class SegmentationParticipant:
         self.keep_optimizer = keep_optimizer
         self.variants = variants or Variants()
         self.own_checkpoint = own_checkpoint
+        self.card = dict(card or {})
         self.loader: Any = trainer.data_loader
         self._state = {
             "network": trainer.network,
@@ -72,6 +75,7 @@ class SegmentationParticipant:
             "random": RandomState(trainer.state.device),
         }
         self._should_stop: Callable[[], bool] = lambda: False
+        self._round_number = 0
         trainer.add_event_handler(Events.ITERATION_STARTED, self._stop_if_asked)
 
     def describe(self) -> dict[str, int | float | str]:
@@ -93,12 +97,13 @@ class SegmentationParticipant:
         return federated_weights(self.trainer.network, self.norm_stats)
 
     def begin_round(self, round_number: int, total_rounds: int, weights: Mapping[str, Tensor]) -> None:
+        self._round_number = round_number
         load_federated_weights(self.trainer.network, weights, self.norm_stats)
         if not self.keep_optimizer:
             self.trainer.optimizer.state.clear()
         self.variants.begin_round(weights)
         if self.own_checkpoint is not None:
-            write_weights(self.own_checkpoint, self.trainer.network.state_dict(), {"rounds": round_number})
+            write_weights(self.own_checkpoint, self.trainer.network.state_dict(), {**self.card, "rounds": round_number})
         self.schedule.begin_round(self.trainer, round_number, total_rounds, len(self.loader))
 
     def publish(self, kind: FeatureKind) -> FeatureSet:
@@ -117,7 +122,7 @@ class SegmentationParticipant:
         volumes = len(self._validation_data)
         if not volumes:
             return {}
-        self.evaluator.run()
+        self.evaluator.run(self._round_number + 1)
         return {**_finite_scalars(self.evaluator.state.metrics), "count": float(volumes)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,17 +1,35 @@
-"""Networks: U-Net encoder and decoder, projection head, and their weights on disk."""
+"""Networks: U-Net encoder and decoder, projection head, and their weights on disk.
 
-from fcl.networks.heads import (
-    ContrastiveNetwork,
-    EncoderNetwork,
-    PredictiveNetwork,
-    ProjectionHead,
-    PrototypeNetwork,
-)
-from fcl.networks.pretrained import load_pretrained
-from fcl.networks.regions import RegionNetwork
-from fcl.networks.restoration import RestorationNetwork
-from fcl.networks.unet import SegmentationUNet, UNetDecoder, UNetEncoder
-from fcl.networks.weights import CheckpointError, LoadReport, load_weights, read_card, read_weights, write_weights
+Names load when first used: the server reads and writes weights without MONAI.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fcl.lazy import names_of
+
+if TYPE_CHECKING:
+    from fcl.networks.heads import (
+        ContrastiveNetwork,
+        EncoderNetwork,
+        PredictiveNetwork,
+        ProjectionHead,
+        PrototypeNetwork,
+    )
+    from fcl.networks.pretrained import load_pretrained
+    from fcl.networks.regions import RegionNetwork
+    from fcl.networks.restoration import RestorationNetwork
+    from fcl.networks.unet import SegmentationUNet, UNetDecoder, UNetEncoder
+    from fcl.networks.weights import (
+        CheckpointError,
+        LoadReport,
+        load_weights,
+        read_card,
+        read_weights,
+        with_card,
+        write_weights,
+    )
 
 __all__ = [
     "CheckpointError",
@@ -30,5 +48,26 @@ __all__ = [
     "load_weights",
     "read_card",
     "read_weights",
+    "with_card",
     "write_weights",
 ]
+
+__getattr__ = names_of(
+    __name__,
+    {
+        "heads": ("ContrastiveNetwork", "EncoderNetwork", "PredictiveNetwork", "ProjectionHead", "PrototypeNetwork"),
+        "pretrained": ("load_pretrained",),
+        "regions": ("RegionNetwork",),
+        "restoration": ("RestorationNetwork",),
+        "unet": ("SegmentationUNet", "UNetDecoder", "UNetEncoder"),
+        "weights": (
+            "CheckpointError",
+            "LoadReport",
+            "load_weights",
+            "read_card",
+            "read_weights",
+            "with_card",
+            "write_weights",
+        ),
+    },
+)

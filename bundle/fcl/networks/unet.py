@@ -13,6 +13,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from monai.networks.blocks import UpSample
 from monai.networks.layers.factories import Conv, Pool
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
@@ -48,7 +49,7 @@ def _check(spatial_dims: int, channels: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(width) for width in channels)
 
 
-def _check_strides(strides: Strides, spatial_dims: int, steps: int) -> tuple[tuple[int, ...], ...]:
+def full_strides(strides: Strides, spatial_dims: int, steps: int) -> tuple[tuple[int, ...], ...]:
     """Strides as one tuple of ``spatial_dims`` numbers for each of ``steps``.
 
     Other strides than 1 and 2 are refused: MONAI's ``UpCat`` makes up for one voxel that a pooling left over, no more.
@@ -97,7 +98,7 @@ class UNetEncoder(nn.Module):
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.channels = _check(spatial_dims, channels)
-        steps = _check_strides(strides, spatial_dims, len(self.channels) - 1)
+        steps = full_strides(strides, spatial_dims, len(self.channels) - 1)
         along_axes = [list(itertools.accumulate(axis, operator.mul, initial=1)) for axis in zip(*steps, strict=True)]
         self.reductions: tuple[tuple[int, ...], ...] = tuple(zip(*along_axes, strict=True))
         # A bias right before a normalisation is subtracted again, so convolutions here have none.
@@ -121,6 +122,14 @@ class UNetEncoder(nn.Module):
         Raises:
             ValueError: when ``x`` has other axes than declared, or is too small to be pooled that often.
         """
+        if not torch.jit.is_scripting():  # TorchScript knows neither these messages nor the generators
+            self._check_input(x)
+        maps = [self.stem(x)]
+        for down in self.downs:
+            maps.append(down(maps[-1]))
+        return maps
+
+    def _check_input(self, x: Tensor) -> None:
         expected = self.spatial_dims + 2
         if x.ndim != expected or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -133,10 +142,6 @@ class UNetEncoder(nn.Module):
                 f"an image of {size} voxels is too small for {len(self.downs)} poolings: it needs at least {smallest}. "
                 "Give fewer channels, smaller strides, or a larger spatial_size (of slabs: slab_depth)."
             )
-        maps = [self.stem(x)]
-        for down in self.downs:
-            maps.append(down(maps[-1]))
-        return maps
 
 
 class UNetDecoder(nn.Module):
@@ -160,7 +165,7 @@ class UNetDecoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = _check(spatial_dims, channels)
-        steps = _check_strides(strides, spatial_dims, len(widths) - 1)
+        steps = full_strides(strides, spatial_dims, len(widths) - 1)
         common: dict[str, Any] = {"act": layer_spec(act), "norm": layer_spec(norm), "bias": False, "dropout": dropout}
         self.ups = nn.ModuleList(
             _up(spatial_dims, wider, wide, stride, **common)
@@ -168,11 +173,17 @@ class UNetDecoder(nn.Module):
         )
         self.logits = Conv["conv", spatial_dims](widths[0], out_channels, kernel_size=1)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits at the finest resolution from the encoder's maps (finest first)."""
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Logits at the finest resolution from the encoder's maps (finest first).
+
+        Raises:
+            ValueError: when there are more or fewer maps than resolutions.
+        """
+        if len(maps) != len(self.ups) + 1:
+            raise ValueError(f"expected {len(self.ups) + 1} maps, one of each resolution, got {len(maps)}")
         x = maps[-1]
-        for up, skip in zip(self.ups, reversed(maps[:-1]), strict=True):
-            x = up(x, skip)
+        for step, up in enumerate(self.ups):
+            x = up(x, maps[-2 - step])
         return self.logits(x)
 
 

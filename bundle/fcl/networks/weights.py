@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,23 @@ _SHOWN = 5  # keys that a message lists before it says how many more there are
 
 class CheckpointError(ValueError):
     """A file that is no usable checkpoint, or one of another architecture."""
+
+
+class OtherArchitecture(CheckpointError):
+    """The configuration asks for another network than the one that a checkpoint's card describes.
+
+    Args:
+        checkpoint: for the message.
+        differing: names of the settings, with both values; in it is no path.
+        names: of the settings.
+    """
+
+    def __init__(self, checkpoint: str, differing: str, names: Sequence[str]) -> None:
+        super().__init__(
+            f"{checkpoint} is of another architecture: {differing}. Leave {', '.join(names)} out, then its card is "
+            "followed, or give another file"
+        )
+        self.differing = differing
 
 
 @dataclass(frozen=True)
@@ -98,8 +116,26 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError, CheckpointError: as :func:`read_weights`.
     """
     content = _read(path)
-    card = content.get("card") if isinstance(content, Mapping) else None
+    card = getattr(content, "card", None)
+    if card is None and isinstance(content, Mapping):
+        card = content.get("card")
     return dict(card) if isinstance(card, Mapping) else {}
+
+
+def with_card(weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
+    """A state dict that tells its card as an attribute, which ``torch.save`` keeps.
+
+    Whoever loads the file finds the plain state dict that other tools expect; :func:`read_card` finds the card.
+
+    Raises:
+        TypeError: when the card holds something that loading would refuse.
+    """
+    _check_plain(card, "card")
+    carrying = OrderedDict(weights)
+    if hasattr(weights, "_metadata"):
+        carrying._metadata = weights._metadata  # type: ignore[attr-defined]
+    carrying.card = dict(card)  # type: ignore[attr-defined]
+    return carrying
 
 
 def write_weights(path: str | os.PathLike[str], weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
@@ -199,8 +235,8 @@ def _poor_match(
     if report.unexpected:
         lines.append(f"Not used: {_some(report.unexpected)}.")
     lines.append(
-        "Set channels, norm, spatial_dims and strides to those that the checkpoint was trained with, or give another "
-        "file."
+        "Set channels, norm, spatial_dims and strides to those that the checkpoint was trained with (a file with a "
+        "card tells them itself), or give another file."
     )
     return " ".join(lines)
 

@@ -35,7 +35,7 @@ from torch.nn.functional import normalize
 
 import fcl
 from fcl.commandline import key_value
-from fcl.config import check_overlays
+from fcl.config import card_settings, check_overlays
 from fcl.data import SliceDataset, SliceLoader
 from fcl.data.splits import read_split
 from fcl.networks import load_weights
@@ -357,7 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     settings = Settings(**{name: getattr(options, name) for name in asdict(default)})
     try:
-        configure = configuration(options.dataset_dir, options.split_file, options.data, dict(options.set))
+        known = card_settings(options.checkpoint, "architecture")
+        overrides = {"from_card": known, **dict(options.set)}
+        configure = configuration(options.dataset_dir, options.split_file, options.data, overrides)
         split_file = configure(None).get_parsed_content("split_file")
         sites: list[str | None] = list(read_split(split_file)["sites"]) if split_file else [None]
         cohort = collect(configure, sites, options.checkpoint)

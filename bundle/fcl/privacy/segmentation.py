@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine
@@ -27,7 +28,7 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
 
     Args:
         trainer: with a :class:`PatientBatches` loader and a :class:`PatientOptimizer`.
-        evaluator, schedule, norm_stats, keep_optimizer, own_checkpoint: as in the parent class.
+        evaluator, schedule, norm_stats, keep_optimizer, own_checkpoint, card: as in the parent class.
         variants: must be empty. They bring gradients that no patient's clipping sees.
         delta: of (epsilon, delta); well below 1 / patients.
         epsilon_budget: the site refuses a round that would pass it; None sets no end.
@@ -50,8 +51,9 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
         ledger: str | Path | None = None,
         variants: Variants | None = None,
         own_checkpoint: str | Path | None = None,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(trainer, evaluator, schedule, norm_stats, keep_optimizer, variants, own_checkpoint)
+        super().__init__(trainer, evaluator, schedule, norm_stats, keep_optimizer, variants, own_checkpoint, card)
         if self.variants.parts:
             raise ValueError(
                 f"DP-SGD clips the gradients of the annotated slices only; what {', '.join(self.variants.parts)} would "
