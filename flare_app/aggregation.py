@@ -52,11 +52,13 @@ def update_problem(
     difference = spec_difference(spec, tensor_spec(update))
     if difference:
         return f"its tensors do not fit the global weights: {difference}"
-    broken = sorted(name for name, tensor in update.items() if not torch.isfinite(tensor).all())
-    if broken:
-        return f"NaN or infinite values in {_some(broken)}"
-    if max_norm is not None and l2_norm(update) > max_norm:
-        return f"the norm of its update is {l2_norm(update):.4g}, above the limit of {max_norm:.4g}"
+    norm = l2_norm(update)
+    if not math.isfinite(norm):  # as it is when one value is not
+        broken = sorted(name for name, tensor in update.items() if not torch.isfinite(tensor).all())
+        if broken:
+            return f"NaN or infinite values in {_some(broken)}"
+    if max_norm is not None and norm > max_norm:
+        return f"the norm of its update is {norm:.4g}, above the limit of {max_norm:.4g}"
     return None
 
 
@@ -69,7 +71,12 @@ def count_problem(count: object) -> str | None:
 
 def l2_norm(tensors: Mapping[str, Tensor]) -> float:
     """L2 norm over all floating-point tensors together, in float64; counters (integers) are left out."""
-    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values() if t.is_floating_point()))
+    norms = [
+        torch.linalg.vector_norm(tensor, dtype=torch.float64)
+        for tensor in tensors.values()
+        if tensor.is_floating_point()
+    ]
+    return float(torch.stack(norms).norm()) if norms else 0.0
 
 
 def norm_limit(weights: Mapping[str, Tensor], ratio: float | None, absolute: float | None = None) -> float | None:
@@ -120,9 +127,10 @@ class RunningAverage:
         self._pending.remove(site)
         self.count += count
         for name, tensor in update.items():
-            term = tensor.to(torch.float64) * count
-            coarse = (term * _COARSE).round()
-            parts = coarse.long(), ((term - coarse / _COARSE) * _FINE).round().long()
+            # In place: a server of many sites spends its time here, and half of it would be for new memory.
+            term = tensor.to(torch.float64, copy=True).mul_(count)
+            coarse = (term * _COARSE).round_()
+            parts = coarse.long(), term.sub_(coarse.div_(_COARSE)).mul_(_FINE).round_().long()
             if name in self._sums:
                 for total, part in zip(self._sums[name], parts, strict=True):
                     total += part

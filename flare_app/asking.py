@@ -10,14 +10,18 @@ from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.wf_comm_spec import WFCommSpec
 from nvflare.app_common.workflows.model_controller import ModelController
 
 from flare_app.intake import Accept
 from flare_app.protocol import reason_of
-from flare_app.roster import Roster
+from flare_app.roster import NO_ANSWER, Roster
 
 Payloads = list[tuple[Shareable, list[str]]]
 Reasons = dict[str, str]
+
+# How often the server looks whether a task has all its answers: each task of a round waits for two such looks.
+_CHECK_PERIOD_S = 0.05
 
 
 class JobFailed(Exception):
@@ -33,7 +37,7 @@ class AskingController(ModelController):
     """
 
     def __init__(self, min_sites: int, max_offences: int) -> None:
-        super().__init__(persistor_id="", task_check_period=0.1)
+        super().__init__(persistor_id="", task_check_period=_CHECK_PERIOD_S)
         if min_sites < 1 or max_offences < 1:
             raise ValueError(f"min_sites and max_offences must be at least 1, got {min_sites} and {max_offences}")
         self.min_sites = min_sites
@@ -41,6 +45,11 @@ class AskingController(ModelController):
         self._roster = Roster([], max_offences)
         self._invitations: dict[str, Task] = {}
         self._arrived: dict[str, Shareable] = {}
+
+    def set_communicator(self, communicator: WFCommSpec) -> None:
+        super().set_communicator(communicator)
+        # FLARE 2.9 sets an attribute that its communicator does not read, and would go on with its 0.2 s.
+        communicator._task_check_period = _CHECK_PERIOD_S
 
     def ask(self, name: str, payloads: Payloads, timeout_s: int, accept: Accept) -> tuple[list[str], Reasons]:
         """Send a task and wait until every site has answered or the time is over.
@@ -77,7 +86,7 @@ class AskingController(ModelController):
             gone = task.completion_status == TaskCompletionStatus.CLIENT_DEAD
             for site in set(sites).difference(taken, reasons):
                 how_long = "and FLARE has lost the site" if gone else f"within {timeout_s} s"
-                reasons[site] = f"no answer to {name!r} {how_long}"
+                reasons[site] = f"{NO_ANSWER} {name!r} {how_long}"
                 self._roster.lose(site, reasons[site])
         return sorted(taken), reasons
 

@@ -15,17 +15,21 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.memory_utils import cleanup_memory
 from torch import Tensor
 
+from fcl.card import origin_of, settings_in
+from fcl.networks.weights import read_card, read_weights
 from flare_app.aggregation import weighted_mean
 from flare_app.asking import AskingController, JobFailed, Payloads, Reasons, listed
 from flare_app.averaging import averaging_for
 from flare_app.checks import Signature, introduced, other_run, restarting_sites
 from flare_app.exchange import Exchange
 from flare_app.intake import introductions, shares, updates, validations
+from flare_app.memory import keep_for_good
 from flare_app.protocol import Header, TaskName, exported_in_full, tensor_bytes, tensors_of, with_report, with_tensors
 from flare_app.records import RoundLog, RoundRecord, SiteRecord, mean_validation, summary
 from flare_app.roster import Roster
 from flare_app.routing import feature_payloads
 from flare_app.state import BEST, RunState, open_folder
+from flare_app.stopwatch import Stopwatch
 from flare_app.storage import StorageError
 from flare_app.tensorboard import FOLDER, SiteBoards
 from flare_app.weights import Holders
@@ -144,6 +148,7 @@ class FCLController(AskingController):
         self._known: set[str] = set()  # sites that have built their workflow, and fit
         self._holders = Holders()
         self._resumed_round = 0
+        self._round_ended = 0.0
         self._folder = Path()
         self._boards = SiteBoards(Path())
 
@@ -170,6 +175,7 @@ class FCLController(AskingController):
         self._folder = open_folder(Path(workspace.get_root_dir()), run_dir, self.checkpoint_dir, self.resume)
         self._boards = SiteBoards(run_dir / FOLDER)
         self._initialize(sites)
+        keep_for_good()
         log = RoundLog(self._folder, self._state.round)
         first, started = self._state.round, time.monotonic()
         for number in range(first, self.num_rounds):
@@ -210,19 +216,22 @@ class FCLController(AskingController):
             problem = other_run(found, self._signature, self._averaging)
             if problem:
                 raise JobFailed(problem)
+            found.facts.declared.update(self._state.facts.declared)
             self._state = found
             self._averaging.load_state_dict(found.averaging)
             self.info(f"resuming after {found.round} rounds")
         else:
             weights = self._initial_weights()
             hashed, settings = self._signature.config_hash, dict(self._signature.settings)
-            self._state = RunState(weights, config_hash=hashed, settings=settings)
+            self._state = RunState(weights, config_hash=hashed, settings=settings, facts=self._state.facts)
+            if self.pretrained:
+                self._state.facts.pretrained = origin_of(read_card(self.pretrained))
+        self._state.facts.exchange, self._state.facts.route = self.exchange, self.route
 
     def _opening(self, with_weights: bool) -> Shareable:
-        from fcl.networks.weights import read_weights  # brings MONAI along: here it loads while the sites start
-
-        weights = read_weights(self.pretrained) if self.pretrained and with_weights else {}
-        task = with_tensors(DataKind.WEIGHTS, weights)
+        pretrained = self.pretrained if with_weights else None
+        task = with_tensors(DataKind.WEIGHTS, read_weights(pretrained) if pretrained else {})
+        task.set_header(Header.CARD, settings_in(read_card(pretrained), "architecture") if pretrained else {})
         task.set_header(Header.EXCHANGE, self.exchange)
         task.set_header(Header.ROUTE, self.route)
         task.set_header(Header.FEATURE_BITS, self.feature_bits)
@@ -244,6 +253,7 @@ class FCLController(AskingController):
                 self._roster.offend(site)
             else:
                 self._known.add(site)
+                self._state.facts.hear(site, reports[site])
                 self._roster.admit(site)
                 self.info(f"{site}: {introduced(reports[site])}")
         return refused
@@ -284,12 +294,16 @@ class FCLController(AskingController):
 
     def _round(self, number: int) -> RoundRecord:
         started, sites = time.monotonic(), self._roster.present
+        spent = Stopwatch()
         record = RoundRecord(number, left_out=self._roster.left_out, sites={site: SiteRecord() for site in sites})
+        record.parts = spent.parts
+        record.parts["before"] = started - self._round_ended if self._round_ended else 0.0
         payloads = self._weights_payloads(number, record)
         if self._policy.active:
             shared: dict[str, Shareable] = {}
             accept = shares(shared, self._policy.relayed)
-            taken, record.rejected = self.ask(TaskName.SHARE, payloads, self.task_timeout_s, accept)
+            with spent.part("sharing"):
+                taken, record.rejected = self.ask(TaskName.SHARE, payloads, self.task_timeout_s, accept)
             self._holders.answered(number, taken, record.rejected)
             self.require_quorum(f"round {number + 1}, sharing", taken, record.rejected)
             payloads = feature_payloads(self._policy, number, shared)
@@ -301,7 +315,8 @@ class FCLController(AskingController):
         for payload, _ in payloads:
             self._stamp(payload, number)
             payload.set_header(Header.VALIDATE, self.validate_every > 0 and number % self.validate_every == 0)
-        record.accepted, refused = self.ask(TaskName.TRAIN, payloads, self.task_timeout_s, accept)
+        with spent.part("training"):
+            record.accepted, refused = self.ask(TaskName.TRAIN, payloads, self.task_timeout_s, accept)
         record.rejected.update(refused)
         self._holders.answered(number, record.accepted, refused)
         self.require_quorum(f"round {number + 1}", record.accepted, refused)
@@ -309,13 +324,15 @@ class FCLController(AskingController):
         accepted = {site: record.sites[site] for site in record.accepted}
         record.metrics = weighted_mean({site: (entry.count, entry.metrics) for site, entry in accepted.items()})
         record.validation = mean_validation(accepted)
+        self._state.facts.note(record, number)
         self._keep_best(record.validation)  # before the weights that were validated are replaced
         self._state.weights = average.weights()
         self._state.averaging = self._averaging.state_dict()
         self._state.round = number + 1
         self._state.count_round(record.accepted, record.rejected)
         self._state.offences = dict(self._roster.offences)
-        record.seconds = time.monotonic() - started
+        self._round_ended = time.monotonic()
+        record.seconds = self._round_ended - started
         return record
 
     def _final_validation(self) -> RoundRecord:
@@ -326,6 +343,7 @@ class FCLController(AskingController):
         record.accepted, record.rejected = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
         self.require_quorum("final validation", record.accepted, record.rejected)
         record.validation = mean_validation(record.sites)
+        self._state.facts.note(record, self.num_rounds)
         self._keep_best(record.validation)
         self._state.save(self._folder)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(record.validation.items()))
@@ -335,15 +353,15 @@ class FCLController(AskingController):
 
     def _hand_over(self) -> None:
         """Let the sites keep the finished model, which the server cannot read."""
-        from fcl.networks.weights import read_weights
-
-        models = {"last": (self._state.round, self._state.weights)}
+        models = {"last": (self._state.weights, self._state.card())}
         if self._state.best:
-            models["best"] = (int(self._state.best["round"]), read_weights(self._folder / BEST))
-        for kept, (number, weights) in models.items():
+            models["best"] = (read_weights(self._folder / BEST), read_card(self._folder / BEST))
+        for kept, (weights, card) in models.items():
+            number = int(card["rounds"])
             payload = self._averaging.payload(weights, self._signature.spec)
             self._stamp(payload, number)
             payload.set_header(Header.KEEP, kept)
+            payload.set_header(Header.CARD, card)
             payload.set_header(Header.VALIDATE, False)
             accept = validations({site: SiteRecord() for site in self._roster.sites})
             taken, refused = self.ask(TaskName.VALIDATE, [(payload, self._roster.present)], self.task_timeout_s, accept)

@@ -74,7 +74,7 @@ def _federation(root: Path, sites: int, arguments: Mapping[str, Any]) -> Federat
         root,
         [f"site-{number + 1}" for number in range(sites)],
         controller={"exchange": "features", "validate_every": 0, "start_timeout_s": 7200, **arguments},
-        executor={"config": ["configs/light.json"], "data": "none", "bundle_root": str(BUNDLE)},
+        executor={"config": ["configs/pretrain.json"], "data": "phantom", "bundle_root": str(BUNDLE)},
         job_policy={"features": ["features"]},
     )
 

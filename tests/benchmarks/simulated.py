@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flare_app.job import RESULTS
 from flare_app.records import ROUNDS_FILE, read_rounds
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 MIB = 2**20
 
-Row = TypeVar("Row")
+Row = TypeVar("Row", bound="DataclassInstance")
 
 
 def run_parser(description: str | None, workspace: Path) -> argparse.ArgumentParser:
@@ -25,7 +30,7 @@ def run_parser(description: str | None, workspace: Path) -> argparse.ArgumentPar
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="config key, set at all sites")
     parser.add_argument("--workspace", type=Path, default=workspace)
-    parser.add_argument("--out", type=Path, help="file to write the table to as well")
+    parser.add_argument("--out", type=Path, help="file to write the table to as well, and JSON beside it")
     return parser
 
 
@@ -67,7 +72,7 @@ def tabulate(
         names: of the runs.
         measure: makes one; its ``RuntimeError`` fails that one alone.
         as_markdown: the table of what was measured.
-        out: file to write the table to as well.
+        out: file to write the table to as well, and the rows as JSON beside it.
     """
     rows: list[Row] = []
     failed = False
@@ -83,4 +88,5 @@ def tabulate(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(table, encoding="utf-8")
+        out.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return int(failed)

@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from tests.benchmarks.training_step import side_by_side, timed
+from tests.benchmarks.training_step import _steps, side_by_side, timed
 
 
 def test_ratio_is_of_timings_taken_in_turn_and_without_the_first() -> None:
@@ -19,3 +19,12 @@ def test_time_is_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.benchmarks.training_step.time.perf_counter", lambda: next(clock))
     assert timed(lambda: calls.append(1), 3)() == 2.0
     assert len(calls) == 3
+
+
+def test_without_lightly_its_row_is_left_out_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    class Without:
+        def lightly_moco(self) -> None:
+            raise ImportError("No module named 'lightly'")
+
+    assert _steps(Without(), steps=1, repeats=1) == []  # type: ignore[arg-type]
+    assert "no row of lightly: No module named 'lightly'" in capsys.readouterr().err

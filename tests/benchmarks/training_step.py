@@ -2,11 +2,15 @@
 
     python -m tests.benchmarks.training_step --out runs/benchmarks/training_step.json
     python -m tests.benchmarks.training_step --steps 20 --repeats 5 --set batch_size=64
+    pip install --no-deps --target runs/lightly lightly==1.3.3    # once, for the row of lightly; no later one imports
+    PYTHONPATH=runs/lightly python -m tests.benchmarks.training_step    # its losses without torchvision
 
 Each row is a ratio of two timings taken in turn in one run, so that a busy machine slows both. The bound is forward,
 backward and optimizer of the row's own networks (for FCL with the momentum network's forward pass) on one batch that
 never changes: no data, no augmentation, no bank, no logging. Beside it the way that MONAI's tutorials write it:
 dictionary transforms for each slice, ``CacheDataset``, ``DataLoader`` with workers, and the same networks and loss.
+Beside FCL's step on the resident batch (both encoders, bank, draw, loss, optimizer, no augmentation) stands lightly's
+MoCo with its memory bank, on the same networks and batch. Inference is of one volume, all its slices in a batch.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import Any
 
 import torch
 from monai.data import CacheDataset, DataLoader
+from monai.inferers import SliceInferer
 from monai.transforms import (
     Compose,
     RandAdjustContrastd,
@@ -38,6 +43,7 @@ from monai.transforms import (
 
 from fcl.commandline import key_value
 from fcl.data.phantom import generate
+from fcl.engines.inferers import AutocastInferer, volume_inferer
 from flare_app.workflow import bundle_folder, config_files, open_workflow
 
 SIZE = {"spatial_size": [96, 96], "pixdim": [2.0, 2.0], "batch_size": 32}
@@ -142,6 +148,56 @@ class Bench:
         out.float().square().mean().backward()
         self.trainer.optimizer.step()
 
+    def whole_step(self) -> None:
+        """The trainer's own iteration on the resident batch; augmentation is left out."""
+        augmentation, self.trainer.augmentation = self.trainer.augmentation, lambda image, generator: (image, None)
+        self.trainer._iteration(self.trainer, self.batch)
+        self.trainer.augmentation = augmentation
+
+    def lightly_moco(self) -> Callable[[], None]:
+        """A step of MoCo as lightly's examples write it, with as many features in its memory as FCL draws.
+
+        Raises:
+            ImportError: when lightly, or what it imports, is not there.
+        """
+        os.environ["LIGHTLY_DID_VERSION_CHECK"] = "True"  # else it asks its makers' server
+        from lightly.loss import NTXentLoss
+        from lightly.models.utils import update_momentum
+
+        trainer = self.trainer
+        network, momentum, image = trainer.network, trainer.momentum_network, self.batch["image"]
+        criterion = NTXentLoss(temperature=0.1, memory_bank_size=trainer.method.drawn_features).to(self.device)
+
+        def step() -> None:
+            update_momentum(network, momentum, m=trainer.momentum)
+            query = trainer.inferer(image, network)
+            with torch.no_grad():
+                key = trainer.inferer(image, momentum)
+            loss = criterion(query, key)
+            loss.backward()
+            trainer.optimizer.step()
+            trainer.optimizer.zero_grad()
+
+        return step
+
+    def inference(self) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+        """A volume of ten slices: as the bundle infers it, one slice after the other, and the network alone."""
+        network = self.trainer.network.eval()
+        volume = self.batch["image"][:10].movedim(0, -1)[None].contiguous()
+        size, dtype = volume.shape[2:4], self.trainer.inferer.dtype
+
+        def run_with(inferer: Callable[..., Any], image: torch.Tensor) -> Callable[[], None]:
+            @torch.inference_mode()
+            def step() -> None:
+                inferer(image, network)
+
+            return step
+
+        batched = AutocastInferer(dtype, volume_inferer(size, None))
+        one_by_one = AutocastInferer(dtype, SliceInferer(roi_size=size, sw_batch_size=1, spatial_dim=2))
+        slices = self.batch["image"][:10]
+        return run_with(batched, volume), run_with(one_by_one, volume), run_with(AutocastInferer(dtype), slices)
+
     def dictionary(self, views: int) -> Callable[[], float]:
         """Seconds of a step with data prepared slice by slice; ``views`` augmented copies of each."""
         dataset = self._loader.dataset
@@ -207,8 +263,42 @@ def run(steps: int, repeats: int, overrides: Mapping[str, Any]) -> list[Row]:
             rows.append(
                 side_by_side(f"{name}: epoch", "dictionary transforms", bench.epoch, bench.dictionary(views), repeats)
             )
+            rows += _steps(bench, steps, repeats) if views > 1 else _inference(bench, steps, repeats)
             bench.workflow.finalize()
     return rows
+
+
+def _steps(bench: Bench, steps: int, repeats: int) -> list[Row]:
+    try:
+        other = bench.lightly_moco()
+    except ImportError as error:
+        print(f"no row of lightly: {error}", file=sys.stderr)
+        return []
+    own = timed(bench.whole_step, steps)
+    return [side_by_side("pretrain: step", "lightly, MoCo", own, timed(other, steps), repeats)]
+
+
+def _inference(bench: Bench, steps: int, repeats: int) -> list[Row]:
+    batched, one_by_one, network = (timed(step, steps) for step in bench.inference())
+    return [
+        side_by_side("inference: volume", "bound", batched, network, repeats),
+        side_by_side("inference: volume", "slice by slice", batched, one_by_one, repeats),
+    ]
+
+
+def as_markdown(rows: Sequence[Row], where: Mapping[str, Any]) -> str:
+    """The table under a line on the machine."""
+    lines = [
+        f"{where['gpu'] or where['cpu']}, {where['cores']} cores, {where['threads']} threads\n",
+        "| what | against | s/step | reference s/step | speed ratio | range |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.what} | {row.against} | {row.seconds:.4f} | {row.reference_seconds:.4f} | {row.ratio:.2f} "
+        f"| {row.low:.2f} to {row.high:.2f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def hardware() -> dict[str, Any]:
@@ -227,20 +317,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8, help="of an epoch (8)")
     parser.add_argument("--repeats", type=int, default=3, help="of every timing (3)")
     parser.add_argument("--set", type=key_value, action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="JSON file to write, and the table beside it")
     options = parser.parse_args(arguments)
     torch.set_num_threads(os.cpu_count() or 1)
     rows = run(options.steps, options.repeats, dict(options.set))
     where = hardware()
-    print(f"{where['gpu'] or where['cpu']}, {where['cores']} cores, {where['threads']} threads")
-    print("| what | against | s/step | reference s/step | speed ratio | range |\n|---|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row.what} | {row.against} | {row.seconds:.3f} | {row.reference_seconds:.3f} | {row.ratio:.2f} "
-            f"| {row.low:.2f} to {row.high:.2f} |"
-        )
+    table = as_markdown(rows, where)
+    print(table)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.with_suffix(".md").write_text(table)
         options.out.write_text(json.dumps({"hardware": where, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
     return 0
 

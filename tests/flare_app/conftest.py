@@ -7,4 +7,5 @@ import pytest
 def _keep_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Collecting garbage after each round takes longer, in a process as full as pytest's, than all the rest."""
     for module in ("executor", "controller"):
-        monkeypatch.setattr(f"flare_app.{module}.cleanup_memory", lambda: None)
+        for name in ("cleanup_memory", "keep_for_good"):
+            monkeypatch.setattr(f"flare_app.{module}.{name}", lambda: None)

@@ -134,12 +134,16 @@ class Federation:
             self.executors[site]._peers = LoopbackPeers(self, site)  # type: ignore[assignment]
         arguments: dict[str, Any] = {"num_rounds": 2, **(controller or {})}
         self.controller = FCLController(**arguments)
-        self.controller.fl_ctx = self.engine.context("server")
-        self.controller.engine = self.engine
-        self.controller.abort_signal = Signal()
-        self.controller.communicator = SimpleNamespace(wait_for_task=lambda task, abort_signal: None)
-        self.controller.broadcast = self._broadcast  # type: ignore[method-assign]
-        self.controller.panic = self.panics.append  # type: ignore[method-assign]
+        self.connect(self.controller)
+
+    def connect(self, controller: Any) -> None:
+        """Give a controller what FLARE's server gives it."""
+        controller.fl_ctx = self.engine.context("server")
+        controller.engine = self.engine
+        controller.abort_signal = Signal()
+        controller.communicator = SimpleNamespace(wait_for_task=lambda task, abort_signal: None)
+        controller.broadcast = self._broadcast
+        controller.panic = self.panics.append
 
     @property
     def results(self) -> Path:

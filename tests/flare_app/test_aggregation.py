@@ -96,6 +96,26 @@ def test_sums_are_exact() -> None:
     assert sum(values) / 4 != pytest.approx(float(expected), abs=2.0**-45)
 
 
+def test_sums_in_place_are_those_of_the_plain_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(1000, generator=generator) * 10.0**power for power in range(-8, 8)]
+    update = {str(power): value for power, value in enumerate(values)}
+    kept = {name: value.clone() for name, value in update.items()}
+    average = RunningAverage("ab")
+    average.add("a", update, 37)
+    average.add("b", update, 11)
+    for name, value in kept.items():
+        assert torch.equal(update[name], value)
+        totals = [torch.zeros(1000, dtype=torch.int64) for _ in range(2)]
+        for count in (37, 11):
+            term = value.double() * count
+            coarse = (term * 2.0**12).round()
+            totals[0] += coarse.long()
+            totals[1] += ((term - coarse / 2.0**12) * 2.0**52).round().long()
+        for found, expected in zip(average._sums[name], totals, strict=True):
+            assert torch.equal(found, expected)
+
+
 def test_values_beyond_the_range_of_the_sums_are_refused() -> None:
     average = RunningAverage(["site-1"])
     with pytest.raises(ValueError, match="too large to be averaged in w"):

@@ -198,3 +198,9 @@ def test_nothing_of_an_answer_outlives_it(asking: Asking) -> None:
     assert [client_task.result for client_task in task.client_tasks] == [None]
     _until(lambda: not asking.communicator._tasks)
     assert asking.communicator._client_task_map == {}
+
+
+def test_flares_communicator_looks_as_often_as_the_controller_says(tmp_path: Path) -> None:
+    communicator = WFCommServer()
+    Asking(tmp_path).set_communicator(communicator)
+    assert communicator._task_check_period == 0.05

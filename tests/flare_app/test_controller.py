@@ -108,7 +108,7 @@ def test_bad_result_is_rejected_by_name_and_the_average_is_that_of_the_others(
     assert records[0]["rejected"] == {"site-2": reason}
     assert records[0]["accepted"] == ["site-1", "site-3"]
     assert records[1]["accepted"] == sites
-    assert read_card(broken.results / "last.pt")["sites"]["site-2"] == {"accepted": 1, "rejected": 1}
+    assert broken.controller._state.sites["site-2"] == {"accepted": 1, "rejected": 1}
     one_round = {"num_rounds": 1, "validate_every": 0}
     federation = Federation(tmp_path / "one", sites, one_round, {"overrides": {"fail": {"site-2/0": failure}}}).run()
     first, third = (federation.executors[site]._participant.weights() for site in ("site-1", "site-3"))  # type: ignore[union-attr]
@@ -210,8 +210,8 @@ def test_best_checkpoint_is_chosen_over_all_rounds_the_last_included(tmp_path: P
         executor._open = opened  # type: ignore[method-assign]
     federation.run()
     assert federation.panics == []
-    assert read_card(federation.results / "best.pt")["round"] == best_round
-    assert read_card(federation.results / "last.pt")["best"] == {"round": best_round, "value": pytest.approx(0.9)}
+    assert read_card(federation.results / "best.pt")["rounds"] == best_round
+    assert federation.controller._state.best == {"round": best_round, "value": pytest.approx(0.9)}
     assert _equal(read_weights(federation.results / "best.pt"), seen[best_round])
     assert _equal(read_weights(federation.results / "last.pt"), seen[3])
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from rich.console import Console
 
 from flare_app import demo
 from flare_app.demo import main, parse
-from flare_app.steps import Meter, StepFailed, Steps, read_progress, read_round_progress, run_process
+from flare_app.meter import Meter
+from flare_app.steps import StepFailed, Steps, read_progress, run_process
 
 
 @pytest.fixture
@@ -167,16 +167,6 @@ def test_progress_is_read_from_the_log(lines: tuple[str, ...], done: int, values
     assert read_progress(log, 40) == (done, values)
 
 
-def test_progress_of_rounds_is_read_from_their_log(tmp_path: Path) -> None:
-    log = tmp_path / "rounds.jsonl"
-    assert read_round_progress(log, 3) == (0, "")
-    lines = [
-        {"metrics": {"loss": 2.0}, "validation": {"partition_knn": 0.25}},
-        {"metrics": {"loss": 1.5}, "validation": {}},
-    ]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_round_progress(log, 3) == (2, "loss 1.500, partition kNN 0.250")
-    # The line of the final validation is no round.
-    final = {"metrics": {}, "validation": {"partition_knn": 0.5}}
-    log.write_text("".join(json.dumps(line) + "\n" for line in [*lines, final]))
-    assert read_round_progress(log, 2) == (2, "loss 1.500, partition kNN 0.500")
+def test_every_step_is_told_the_same_network() -> None:
+    assert parse([]).shared["channels"] == [16, 32, 64, 128, 256]
+    assert parse(["--channels", "8", "16"]).shared == {**parse([]).shared, "channels": [8, 16]}

@@ -14,9 +14,16 @@ import torch
 
 from fcl.networks.weights import read_card, read_weights
 from flare_app.records import read_rounds
+from flare_app.state import RunState
 from tests.flare_app.loopback import Federation
 
 SITES = ["site-1", "site-2", "site-3"]
+
+
+def _offences(folder: Path) -> dict[str, int]:
+    state = RunState.load(folder)
+    assert state is not None
+    return state.offences
 
 
 def _federation(root: Path, rounds: int, fail: dict[str, str] | None = None, **arguments: Any) -> Federation:
@@ -65,7 +72,7 @@ def test_huge_update_leaves_the_average_of_the_others(tmp_path: Path) -> None:
 def test_exclusion_outlasts_a_resume(tmp_path: Path) -> None:
     fail, state = {"site-2/0": "nan", "site-2/1": "huge"}, str(tmp_path / "state")
     _federation(tmp_path / "a", 2, fail, controller={"checkpoint_dir": state}).run()
-    assert read_card(tmp_path / "state/server/last.pt")["offences"] == {"site-2": 2}
+    assert _offences(tmp_path / "state/server") == {"site-2": 2}
     resumed = _federation(tmp_path / "b", 3, fail, controller={"checkpoint_dir": state, "resume": True}).run()
     assert resumed.panics == []
     assert _asked(resumed, "initialize") == [["1", "3"]]
@@ -76,7 +83,7 @@ def test_errors_are_no_offence(tmp_path: Path) -> None:
     federation = _federation(tmp_path, 4, {f"site-2/{number}": "raise" for number in range(3)}).run()
     assert federation.panics == []
     assert _accepted(federation) == [["1", "3"]] * 3 + [["1", "2", "3"]] * 2
-    assert read_card(federation.results / "last.pt")["offences"] == {}
+    assert _offences(federation.results) == {}
 
 
 def test_silent_site_is_waited_for_once_and_takes_part_from_the_round_after_it_answers(
@@ -297,7 +304,7 @@ def test_server_killed_after_the_sites_saved_goes_back_with_them(tmp_path: Path,
     with pytest.raises(KeyboardInterrupt):
         first.run()
     server = tmp_path / "state/server"
-    assert read_card(server / "last.pt")["round"] == 3
+    assert read_card(server / "last.pt")["rounds"] == 3
     if damaged:
         (server / "last.pt").write_bytes(b"half a checkpoint")
     second = Federation(tmp_path / "second", SITES, {**settings, "resume": True}, executor).run()

@@ -20,6 +20,7 @@ WEIGHTS = {"w": torch.tensor([3.0, 4.0])}
 REPORT = {
     "count": 5,
     "seconds": 2.0,
+    "parts": {"exchange": 0.5, "training": 1.0},
     "peak_mib": 100.0,
     "metrics": {"loss": 1.0},
     "validation": {},
@@ -43,6 +44,7 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
     assert record.sites["a"] == SiteRecord(
         count=5,
         seconds=2.0,
+        parts={"exchange": 0.5, "training": 1.0},
         metrics={"loss": 1.0},
         bytes_weights_up=8,
         bytes_features_down=40,
@@ -61,6 +63,7 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
         ({"features_received": {"z": 1}}, "it has features of z, which were not asked for any"),
         ({"metrics": {"loss": float("inf"), "x": 1.0}}, "metrics that are no finite numbers: loss"),
         ({"validation": {"dice": float("nan")}}, "metrics that are no finite numbers: dice"),
+        ({"parts": {"training": float("nan")}}, "metrics that are no finite numbers: training"),
         ({"seconds": "long"}, "could not convert string to float"),
         ({"privacy": {"epsilon": "low"}}, "must be real number, not str"),
         ({"features_received": {"b": None}}, "int() argument must be"),

@@ -146,6 +146,10 @@ def test_encrypted_weights_beside_features_in_clear_are_refused() -> None:
         (["export", "finetune", "--out", "x", "--fan-out", "0"], "expected a whole number of at least 1, got '0'"),
         (["export", "finetune", "--out", "x", "--pull-rows", "x"], "expected a whole number of at least 1, got 'x'"),
         (["run", "finetune", "--workspace", "x", "--resume"], "--resume needs --checkpoint-dir"),
+        (
+            ["export", "data_statistics", "--out", "x", "--rounds", "3", "--method", "moco"],
+            "data_statistics trains nothing: leave out --method, --rounds",
+        ),
     ],
 )
 def test_wrong_options_are_explained(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

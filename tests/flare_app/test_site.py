@@ -35,8 +35,8 @@ def test_file_in_the_local_folder_is_read_and_the_variable_goes_before_it(tmp_pa
         ({"batch_size": "32"}, "batch_size must be a whole number of at least 1, got '32'"),
         ({"dataset_dir": 5}, "dataset_dir must be a text, got int"),
         ({"batchsize": 3, "threads": -1}, "did you mean 'batch_size'?; threads must be"),
-        ({"withhold": "features"}, "withhold must be a list of features, got 'features'"),
-        ({"withhold": ["weights"]}, "withhold must be a list of features, got ['weights']"),
+        ({"withhold": "features"}, "withhold must be a list of features, card, got 'features'"),
+        ({"withhold": ["weights"]}, "withhold must be a list of features, card, got ['weights']"),
         ({"feature_privacy": 3}, "feature_privacy must be a JSON object, got int"),
         (
             {"feature_privacy": {"noise_multipler": 1}},

@@ -135,7 +135,7 @@ def test_config_only_jobs_have_no_folder_for_code_and_name_only_listed_classes(
     assert not (folder / "app/custom").exists()
     own = {path for path in _paths(folder) if path.startswith("flare_app.")}
     assert own <= set(OWN_CLASSES)
-    assert "flare_app.provision.results.ResultCopy" in own
+    assert ("flare_app.provision.results.ResultCopy" in own) == settings.trains
 
 
 def test_self_contained_job_holds_the_running_code_and_checks_it(tmp_path: Path) -> None:

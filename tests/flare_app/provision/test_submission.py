@@ -116,8 +116,11 @@ def test_the_result_is_where_the_log_of_rounds_lies(tmp_path: Path) -> None:
     session = FakeSession({"status": "FINISHED:COMPLETED"})
     with pytest.raises(ProvisionError, match=r"has no rounds\.jsonl"):
         download(session, "id-1", tmp_path)  # type: ignore[arg-type]
-    (tmp_path / "id-1/workspace/fcl/rounds.jsonl").write_text("")
-    assert download(session, "id-1", tmp_path) == tmp_path / "id-1/workspace/fcl"  # type: ignore[arg-type]
+    for name in ("rounds.jsonl", "statistics.json"):
+        file = tmp_path / "id-1/workspace/fcl" / name
+        file.write_text("")
+        assert download(session, "id-1", tmp_path) == file.parent  # type: ignore[arg-type]
+        file.unlink()
 
 
 def test_resuming_changes_a_copy_of_the_job(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fcl.evaluation.features import FEATURES_FILE
 from flare_app.job import RESULTS
-from flare_app.steps import Meter
+from flare_app.meter import Meter
 from flare_app.study import cells as module
 from flare_app.study.bundle_runs import runs_done
 from flare_app.study.cells import Cells
