@@ -114,7 +114,7 @@ def _watch(arguments: argparse.Namespace, console: Console, job_id: str) -> int:
         console.print(ended.status)
         if arguments.out:
             results = download(session, job_id, arguments.out)
-            console.print(f"weights and log of rounds: {results}", soft_wrap=True, highlight=False)
+            console.print(f"results: {results}", soft_wrap=True, highlight=False)
     return 0
 
 

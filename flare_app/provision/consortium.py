@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from flare_app.job import JobSettings, export_job
+from flare_app.meter import Look, Meter
 from flare_app.provision.kits import ProvisionError
 from flare_app.provision.submission import Outcome, Progress, download, follow, submit
 from flare_app.provision.system import System, end_leftovers
 from flare_app.records import ROUNDS_FILE, read_rounds
-from flare_app.steps import Meter
+from flare_app.rounds_view import look_at_rounds
 
 if TYPE_CHECKING:
     from nvflare.fuel.flare_api.flare_api import Session
@@ -119,7 +120,9 @@ def _start(what: Consortium, system: System, console: Console) -> None:
     console.print(f"server and {len(sites)} sites are connected, mutual TLS on the loopback interface")
 
 
-def watch(session: Session, job_id: str, console: Console, rounds: int | None = None) -> Outcome:
+def watch(
+    session: Session, job_id: str, console: Console, rounds: int | None = None, log: Path | None = None
+) -> Outcome:
     """Follow a job with a bar on a terminal, and silently elsewhere.
 
     Args:
@@ -127,6 +130,7 @@ def watch(session: Session, job_id: str, console: Console, rounds: int | None = 
         job_id: FLARE's.
         console: to show it on.
         rounds: in all; without it the bar begins with the first round.
+        log: the server's log of rounds, where the server runs on this machine.
     """
     if not console.is_terminal:
         return follow(session, job_id)
@@ -138,7 +142,8 @@ def watch(session: Session, job_id: str, console: Console, rounds: int | None = 
             if total and not meters:
                 meters.append(stack.enter_context(Meter(console, "rounds", total)))
             for meter in meters:
-                meter.show(seen.done, seen.short())
+                look = look_at_rounds(log, total) if log is not None else Look(seen.done, seen.short())
+                meter.show(*(look if look.done else Look(seen.done, seen.short())))
 
         return follow(session, job_id, show)
 
@@ -151,7 +156,7 @@ def _run_job(what: Consortium, system: System, console: Console) -> Path:
     with system.session() as session:
         job_id = submit(session, folder)
         console.print(f"submitted {settings.name} as {job_id}", highlight=False)
-        ended = watch(session, job_id, console, settings.rounds)
+        ended = watch(session, job_id, console, settings.rounds, what.checkpoints / "server" / ROUNDS_FILE)
         if not ended.completed:
             raise ProvisionError(f"{ended.explain()}\nlogs: {what.workspace / 'logs'}")
         results = download(session, job_id, what.workspace / "results")

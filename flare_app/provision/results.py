@@ -11,7 +11,7 @@ from nvflare.apis.fl_context import FLContext
 
 from flare_app.records import ROUNDS_FILE
 
-_RESULTS = ("last.pt", "best.pt", ROUNDS_FILE)
+_RESULTS = ("last.pt", "last.card.json", "best.pt", "best.card.json", ROUNDS_FILE)
 
 
 class ResultCopy(FLComponent):

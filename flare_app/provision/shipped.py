@@ -12,15 +12,19 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 import fcl
 import flare_app
+from flare_app.asking import AskingController
 from flare_app.controller import FCLController
 from flare_app.executor import FCLExecutor
 from flare_app.protocol import TaskName, refusal
+from flare_app.statistics.controller import DataStatisticsController
+from flare_app.statistics.executor import DataStatisticsExecutor
 
 STAMP = "fcl_code.json"
 # Side by side, as in the bundle: fcl finds configs/ beside itself.
@@ -82,11 +86,13 @@ def _files(folder: Path) -> Iterator[Path]:
             yield file
 
 
-class ShippedExecutor(FCLExecutor):
-    """The executor of a job that brings its code: it refuses the first task where other code runs."""
+class _StampedExecutor(Executor):
+    """Beside an executor of a job that brings its code: it refuses the first task where other code runs."""
+
+    first_task = TaskName.INITIALIZE
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        if task_name == TaskName.INITIALIZE:
+        if task_name == self.first_task:
             custom = Path(fl_ctx.get_engine().get_workspace().get_app_custom_dir(fl_ctx.get_job_id()))
             problem = other_code(custom)
             self.logger.info(f"code: {', '.join(str(folder) for folder in running_code().values())}")
@@ -96,8 +102,8 @@ class ShippedExecutor(FCLExecutor):
         return super().execute(task_name, shareable, fl_ctx, abort_signal)
 
 
-class ShippedController(FCLController):
-    """The controller of a job that brings its code: it ends the job where other code runs."""
+class _StampedController(AskingController):
+    """Beside a controller of a job that brings its code: it ends the job where other code runs."""
 
     def run(self) -> None:
         problem = other_code(Path(self.engine.get_workspace().get_app_custom_dir(self.fl_ctx.get_job_id())))
@@ -107,7 +113,30 @@ class ShippedController(FCLController):
         super().run()
 
 
+class ShippedExecutor(_StampedExecutor, FCLExecutor):
+    """The executor of a job that brings its code."""
+
+
+class ShippedController(_StampedController, FCLController):
+    """The controller of a job that brings its code."""
+
+
+class ShippedStatisticsExecutor(_StampedExecutor, DataStatisticsExecutor):
+    """The same for statistics of the data."""
+
+    first_task = TaskName.STATISTICS
+
+
+class ShippedStatisticsController(_StampedController, DataStatisticsController):
+    """The same for statistics of the data."""
+
+
 SHIPPED_CLASSES = {
     f"{base.__module__}.{base.__name__}": f"{checking.__module__}.{checking.__name__}"
-    for base, checking in ((FCLExecutor, ShippedExecutor), (FCLController, ShippedController))
+    for base, checking in (
+        (FCLExecutor, ShippedExecutor),
+        (FCLController, ShippedController),
+        (DataStatisticsExecutor, ShippedStatisticsExecutor),
+        (DataStatisticsController, ShippedStatisticsController),
+    )
 }

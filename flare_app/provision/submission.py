@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fcl.data.compare import STATISTICS_FILE
 from flare_app.provision.kits import ProvisionError
 from flare_app.records import ROUNDS_FILE, read_rounds
 
@@ -207,15 +208,15 @@ def _refusals(meta: dict[str, Any]) -> dict[str, str]:
 
 
 def download(session: Session, job_id: str, out: Path) -> Path:
-    """Fetch the job's result into ``out/<job id>``; gives the folder with weights and log of rounds.
+    """Fetch the job's result into ``out/<job id>``; gives the folder with log of rounds or statistics.
 
     Raises:
         ProvisionError: when the result holds none.
     """
     folder = Path(session.download_job_result(job_id, str(out)))
-    found = sorted(folder.rglob(ROUNDS_FILE))
+    found = sorted([*folder.rglob(ROUNDS_FILE), *folder.rglob(STATISTICS_FILE)])
     if not found:
-        raise ProvisionError(f"the result of job {job_id} in {folder} has no {ROUNDS_FILE}")
+        raise ProvisionError(f"the result of job {job_id} in {folder} has no {ROUNDS_FILE} and no {STATISTICS_FILE}")
     return found[0].parent
 
 
