@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from flare_app.job import RESULTS
+from flare_app.meter import Meter
 from flare_app.records import ROUNDS_FILE
+from flare_app.rounds_view import look_at_rounds
 from flare_app.steps import (
-    Meter,
     StepFailed,
     Steps,
     end_like_ctrl_c,
     read_progress,
-    read_round_progress,
     run_process,
 )
 
@@ -40,7 +40,8 @@ _FOLDS = 2
 _PRETRAIN_STEPS = 10
 _FINETUNE_STEPS = 20
 _ANNOTATED = 1
-# A coarse grid keeps the demo within minutes; every step must see the same one.
+_CHANNELS = (16, 32, 64, 128, 256)
+# A coarse grid keeps the demo within minutes.
 _GRID: dict[str, Any] = {"spatial_size": [64, 64], "pixdim": [3.0, 3.0]}
 
 
@@ -55,6 +56,7 @@ class Demo:
         rounds: of federated pre-training.
         finetune_epochs: of 20 steps, for each arm.
         seed: of data, training and the choice of annotated patients.
+        channels: of the network, finest resolution first.
     """
 
     workspace: Path
@@ -63,6 +65,12 @@ class Demo:
     rounds: int
     finetune_epochs: int
     seed: int
+    channels: tuple[int, ...]
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Settings that every step must see the same."""
+        return {**_GRID, "channels": list(self.channels)}
 
     @property
     def phantom(self) -> Path:
@@ -100,7 +108,7 @@ def run_demo(demo: Demo, console: Console) -> None:
     )
     steps.do(
         "pretrain",
-        {"rounds": demo.rounds, "steps": _PRETRAIN_STEPS, "seed": demo.seed, **_GRID},
+        {"rounds": demo.rounds, "steps": _PRETRAIN_STEPS, "seed": demo.seed, **demo.shared},
         ["phantom"],
         demo.workspace / "pretrain",
         [demo.encoder, demo.rounds_log],
@@ -110,7 +118,7 @@ def run_demo(demo: Demo, console: Console) -> None:
     for arm in ARMS:
         steps.do(
             f"finetune_{arm}",
-            {**tuning, **_GRID},
+            {**tuning, **demo.shared},
             ["phantom", "pretrain"] if arm == "fcl" else ["phantom"],
             demo.model(arm).parent,
             [demo.model(arm)],
@@ -118,7 +126,7 @@ def run_demo(demo: Demo, console: Console) -> None:
         )
         steps.do(
             f"evaluate_{arm}",
-            dict(_GRID),
+            demo.shared,
             ["phantom", f"finetune_{arm}"],
             demo.scores(arm),
             [demo.scores(arm) / "scores.csv", demo.scores(arm) / "summary.json"],
@@ -148,12 +156,12 @@ def _pretrain(demo: Demo, console: Console) -> None:
     command = [sys.executable, "-m", "flare_app.job", "run", "fcl_pretrain", "--sites", str(demo.sites)]
     command += ["--workspace", str(demo.workspace / "pretrain"), "--rounds", str(demo.rounds)]
     command += ["--seed", str(demo.seed), "--site-settings", str(settings)]
-    for key, value in {"steps_per_epoch": _PRETRAIN_STEPS, **_GRID}.items():
+    for key, value in {"steps_per_epoch": _PRETRAIN_STEPS, **demo.shared}.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
 
     with Meter(console, "pre-training, rounds", demo.rounds) as meter:
         log = demo.workspace / "logs" / "pretrain.log"
-        run_process(command, log, meter, lambda: read_round_progress(demo.rounds_log, demo.rounds))
+        run_process(command, log, meter, lambda: look_at_rounds(demo.rounds_log, demo.rounds))
 
 
 def _finetune(demo: Demo, console: Console, arm: str) -> None:
@@ -188,7 +196,7 @@ def _bundle(demo: Demo, console: Console, config: str, arm: str, options: Mappin
     data = {"dataset_dir": str(demo.phantom), "split_file": str(demo.phantom / "split.json")}
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
     command += ["--logging_file", str(configs / "logging.conf")]
-    for key, value in {**data, **_GRID, "threads": os.cpu_count(), **options}.items():
+    for key, value in {**data, **demo.shared, "threads": os.cpu_count(), **options}.items():
         command += [f"--{key}", str(value)]
     log = demo.workspace / "logs" / f"{config}_{arm}.log"
     unit = "steps" if config == "finetune" else "volumes"
@@ -225,7 +233,7 @@ def _write_report(demo: Demo, seconds: Mapping[str, float]) -> None:
         + f"; together {sum(seconds.values()) / 60:.1f}",
         **machine_facts(),
         "Command": f"python -m flare_app.demo --sites {demo.sites} --patients {demo.patients} --rounds {demo.rounds} "
-        f"--finetune_epochs {demo.finetune_epochs} --seed {demo.seed}",
+        f"--finetune_epochs {demo.finetune_epochs} --seed {demo.seed} --channels {' '.join(map(str, demo.channels))}",
     }
     arms = {arm: demo.scores(arm) for arm in ARMS}
     write_report(
@@ -277,8 +285,12 @@ def parse(argv: Sequence[str] | None = None) -> Demo:
         "--finetune_epochs", type=_at_least(1), default=10, metavar="N", help=f"of {_FINETUNE_STEPS} steps each (10)"
     )
     parser.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="of everything (0)")
+    parser.add_argument(
+        "--channels", type=_at_least(1), nargs="+", default=_CHANNELS, metavar="N", help=f"of the network {_CHANNELS}"
+    )
     arguments = vars(parser.parse_args(argv))
-    return Demo(**{**arguments, "workspace": arguments["workspace"].resolve()})
+    paths = {"workspace": arguments["workspace"].resolve(), "channels": tuple(arguments["channels"])}
+    return Demo(**{**arguments, **paths})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,17 +25,18 @@ from torch import Tensor
 
 from fcl.federation import FeatureSet, Participant
 from flare_app.aggregation import tensor_spec
+from flare_app.card import declaration
 from flare_app.egress.rules import asking_site
 from flare_app.encryption.site import keep_model, site_key
 from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode, no_features, sampled
-from flare_app.memory import peak_mib, reset_peak
+from flare_app.failures import failed
+from flare_app.memory import keep_for_good, peak_mib, reset_peak
 from flare_app.peers import Peers, feature_request
 from flare_app.protocol import (
     Header,
     SiteError,
     TaskName,
     exported_in_full,
-    refusal,
     tensor_bytes,
     tensors_of,
     with_report,
@@ -43,6 +44,7 @@ from flare_app.protocol import (
 )
 from flare_app.site import HostedJob
 from flare_app.state import SiteState, SiteStates, random_state, set_random_state
+from flare_app.stopwatch import Stopwatch
 from flare_app.storage import StorageError
 from flare_app.weights import SiteWeights
 
@@ -112,9 +114,12 @@ class FCLExecutor(Executor):
         self._configuration: dict[str, Any] = {}
         self._weights = SiteWeights()
         self._models = Path()
+        self._from_card: dict[str, Any] = {}  # settings of the network that the pre-trained weights need
+        self._card: dict[str, Any] = {}  # what this site declares for the card of the weights
         self._key: dict[str, str] = {}  # fingerprint, where weights are encrypted
         self._published: _Published | None = None
         self._withholds_features = False
+        self._spent = Stopwatch()  # of the round in hand
         self._states: SiteStates | None = None
         self._resumed_round: int | None = None  # None until the first task is done
         self._trained = 0  # rounds up to the last that this site trained in
@@ -146,16 +151,8 @@ class FCLExecutor(Executor):
             if shareable.get_header(Header.ROUND) is not None:
                 reply.set_header(Header.ROUND, shareable.get_header(Header.ROUND))  # for the site's own records
             return reply
-        except SiteError as error:
-            reason, cause = str(error), error.__cause__
         except Exception as error:
-            # Its text may name paths or patients: the server learns the kind of error, this site's log the rest.
-            kind = type(_root(error)).__name__
-            reason, cause = f"{kind} in task {task_name!r}, see the log of {self._site}", error
-        self.logger.error(f"{self._site}: {reason}", exc_info=cause)
-        if cause is not None:
-            self.logger.error(f"{self._site}: {_root(cause)}")
-        return refusal(reason)
+            return failed(self._site, task_name, error, self.logger)
 
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
@@ -172,9 +169,11 @@ class FCLExecutor(Executor):
         if refused:
             raise SiteError(refused)
         if self._participant is None:
+            self._from_card = declaration(task.get_header(Header.CARD) or {})
             self._key = site_key(task, fl_ctx)
             self._weights = SiteWeights(task.get_header(Header.WEIGHT_BITS, 32))
             self._open(fl_ctx, threads=_share_of_cores(task.get_header(Header.SITES)) if simulated else None)
+            keep_for_good()
         participant = self._ready()
         described = participant.describe()
         if self._exchange.active and participant.shares_features:
@@ -197,6 +196,7 @@ class FCLExecutor(Executor):
                 "shares_features": participant.shares_features,
                 "resumed_round": self._resumed_round,
                 "description": dict(described),
+                "card": self._card,
             }
         )
 
@@ -205,8 +205,10 @@ class FCLExecutor(Executor):
 
     def _share(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, kind = self._ready(), self._exchange.kind
-        round_number = self._begin_round(participant, task)
-        features = self._own_features(participant, kind)
+        self._spent = Stopwatch()
+        with self._spent.part("sharing"):
+            round_number = self._begin_round(participant, task)
+            features = self._own_features(participant, kind)
         self._published = _Published(round_number, kind, features)
         if self._exchange.relayed:
             return encode(features, kind, round_number, self._exchange.bits).to_shareable()
@@ -227,21 +229,27 @@ class FCLExecutor(Executor):
         reset_peak()
         received: dict[str, int] = {}
         if self._exchange.active:
-            received = self._receive(participant, task, fl_ctx, abort_signal)
+            with self._spent.part("exchange"):
+                received = self._receive(participant, task, fl_ctx, abort_signal)
         else:
+            self._spent = Stopwatch()
             self._begin_round(participant, task)
         round_number = int(task.get_header(Header.ROUND))
-        validation = _finite(participant.validate() if task.get_header(Header.VALIDATE, False) else {})
-        result = participant.train(lambda: bool(abort_signal.triggered))
+        with self._spent.part("validation"):
+            validation = _finite(participant.validate() if task.get_header(Header.VALIDATE, False) else {})
+        with self._spent.part("training"):
+            result = participant.train(lambda: bool(abort_signal.triggered))
         metrics = _finite(result.metrics)
         update = self._weights.update(result.weights)
-        self._save(participant, round_number + 1)
+        with self._spent.part("saving"):
+            self._save(participant, round_number + 1)
         report = {
             "count": int(result.count),
             "metrics": metrics,
             "validation": validation,
             "features_received": received,
             "seconds": time.monotonic() - started,
+            "parts": self._spent.parts,
             "peak_mib": peak_mib(),
             "privacy": self._published.privacy if self._published else None,
         }
@@ -251,7 +259,7 @@ class FCLExecutor(Executor):
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant = self._ready()
         self._begin_round(participant, task)
-        kept = keep_model(self._models, task, self._weights.current, self._configuration)
+        kept = keep_model(self._models, task, self._weights.current)
         if kept is not None:
             self.logger.info(f"{self._site}: the global model is {kept}")
         return with_report(
@@ -272,10 +280,17 @@ class FCLExecutor(Executor):
         from flare_app.hosting import host  # brings MONAI along, which takes seconds
 
         asked = HostedJob(
-            self.config, self.data, self.overrides or {}, self.seed, self.bundle_root, self.checkpoint_dir
+            self.config,
+            self.data,
+            self.overrides or {},
+            self.seed,
+            self.bundle_root,
+            self.checkpoint_dir,
+            self._from_card,
         )
         hosted = host(asked, fl_ctx, self._key, self._exchange.active, threads)
         self._withholds_features = "features" in hosted.settings.withhold
+        self._card = {} if "card" in hosted.settings.withhold else hosted.declared
         self._workflow, self._participant = hosted.workflow, hosted.participant
         self._configuration, self._models, self._states = hosted.configuration, hosted.models, hosted.states
 
@@ -367,10 +382,3 @@ def _share_of_cores(sites: list[str]) -> int | None:
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """Plain finite numbers: numpy scalars would not travel, NaN is no JSON."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _root(error: BaseException) -> BaseException:
-    """The first cause; MONAI wraps what a component raised in a long message about the component."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

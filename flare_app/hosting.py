@@ -11,11 +11,21 @@ from typing import Any
 import torch
 from nvflare.apis.fl_context import FLContext
 
-from fcl.federation import Participant
+from fcl.card import FIELDS, declared_in
+from fcl.federation import DataStatistics, Participant
 from flare_app.protocol import SiteError, without_paths
 from flare_app.site import HostedJob, SiteSettings, read_settings, site_seed
 from flare_app.state import SiteStates, seed_everything
-from flare_app.workflow import brought_code, bundle_folder, config_files, config_hash, open_workflow
+from flare_app.workflow import (
+    brought_code,
+    bundle_folder,
+    check_data,
+    config_files,
+    config_hash,
+    declared,
+    open_workflow,
+    parse_workflow,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +39,7 @@ class Hosted:
         participant: that it declares.
         settings: of this site.
         configuration: what all sites must have in common, as a hash and in plain words.
+        declared: what this site says for the card of the weights.
         models: folder for models that the site keeps.
         states: where the site's state goes after each round; None when the job keeps none.
     """
@@ -37,14 +48,27 @@ class Hosted:
     participant: Participant
     settings: SiteSettings
     configuration: dict[str, Any]
+    declared: dict[str, Any]
     models: Path
     states: SiteStates | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A job's bundle at this site, not yet parsed."""
+
+    site: str
+    settings: SiteSettings
+    root: Path
+    files: list[Path]
+    overrides: dict[str, Any]
+    output: Path
 
 
 def host(
     job: HostedJob, fl_ctx: FLContext, key: Mapping[str, str], shows_features: bool, threads: int | None
 ) -> Hosted:
-    """Open the bundle of ``job`` at the site of ``fl_ctx``.
+    """Open the bundle of ``job`` at the site of ``fl_ctx``, with data that have been checked.
 
     Args:
         job: what to open.
@@ -55,7 +79,54 @@ def host(
 
     Raises:
         SiteError: naming what is missing or not allowed; its text may leave the site.
+        DataProblems: when the site's data are not fit.
     """
+    found = _find(job, fl_ctx, shows_features, threads)
+    configuration = {
+        "config_hash": config_hash(found.root, job.config, {**job.overrides, **key}, job.seed),
+        "settings": without_paths(
+            {"config": list(job.config), "overrides": dict(job.overrides), "seed": job.seed, **key}
+        ),
+    }
+    models, states = found.output, None
+    if job.checkpoint_dir is not None:
+        folder, workspace = Path(job.checkpoint_dir), fl_ctx.get_engine().get_workspace()
+        models = folder / found.site if folder.is_absolute() else Path(workspace.get_root_dir()) / folder
+        states = SiteStates(models)
+    workflow, participant = open_workflow(found.root, found.files, found.overrides, found.settings.data_check)
+    declared_here = _declared(workflow)
+    return Hosted(workflow, participant, found.settings, configuration, declared_here, models, states)
+
+
+def _declared(workflow: Any) -> dict[str, Any]:
+    if "card" not in workflow.parser:
+        return {}
+    told = declared_in(workflow.parser.get_parsed_content("card"))
+    untold = [name for name in FIELDS if name not in told and name in workflow.parser]
+    if untold:
+        logger.warning("not declared for the card of the weights, as it is no plain setting: %s", ", ".join(untold))
+    return told
+
+
+def host_statistics(job: HostedJob, fl_ctx: FLContext, threads: int | None) -> DataStatistics:
+    """Open the bundle of ``job`` for statistics of this site's data, which have been checked; no network is built.
+
+    Args:
+        job: what to open.
+        fl_ctx: of the running job.
+        threads: as in :func:`host`.
+
+    Raises:
+        SiteError: as :func:`host`.
+        DataProblems: as :func:`host`.
+    """
+    found = _find(job, fl_ctx, False, threads)
+    workflow = parse_workflow(found.root, found.files, found.overrides, "data_statistics")
+    check_data(workflow, found.settings.data_check)
+    return declared(workflow, "data_statistics", DataStatistics, found.files)  # type: ignore[type-abstract]
+
+
+def _find(job: HostedJob, fl_ctx: FLContext, shows_features: bool, threads: int | None) -> _Found:
     site = fl_ctx.get_identity_name()
     workspace, job_id = fl_ctx.get_engine().get_workspace(), fl_ctx.get_job_id()
     settings = read_settings(site, workspace.get_site_config_dir())
@@ -74,20 +145,9 @@ def host(
         "seed": seed,
         "site": site,
         "output_dir": str(output),
+        **({"from_card": dict(job.from_card)} if job.from_card else {}),
         **job.overrides,
         **settings.overrides(shows_features=shows_features),
     }
-    configuration = {
-        "config_hash": config_hash(root, job.config, {**job.overrides, **key}, job.seed),
-        "settings": without_paths(
-            {"config": list(job.config), "overrides": dict(job.overrides), "seed": job.seed, **key}
-        ),
-    }
-    models, states = output, None
-    if job.checkpoint_dir is not None:
-        folder = Path(job.checkpoint_dir)
-        models = folder / site if folder.is_absolute() else Path(workspace.get_root_dir()) / folder
-        states = SiteStates(models)
     logger.info("%s: opening %s with seed %d", site, ", ".join(file.name for file in files), seed)
-    workflow, participant = open_workflow(root, files, overrides)
-    return Hosted(workflow, participant, settings, configuration, models, states)
+    return _Found(site, settings, root, files, overrides, output)

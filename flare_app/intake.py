@@ -80,13 +80,14 @@ def updates(average: RoundAverage, record: RoundRecord, peer_route: bool) -> Acc
             return f"it has features of {', '.join(strangers)}, which were not asked for any"
         metrics, validation = _numbers(report["metrics"]), _numbers(report["validation"])
         seconds, peak_mib = float(report["seconds"]), float(report["peak_mib"])
+        parts = _numbers(report["parts"])
         privacy = _numbers(report["privacy"]) if report.get("privacy") is not None else None
         received = {str(peer): int(size) for peer, size in received.items()}
         problem = average.take(site, update, report["count"])
         if problem:
             return problem
         entry.count, entry.update_norm = report["count"], average.norm(update)
-        entry.seconds, entry.peak_mib = seconds, peak_mib
+        entry.seconds, entry.parts, entry.peak_mib = seconds, parts, peak_mib
         entry.metrics, entry.validation, entry.privacy = metrics, validation, privacy
         entry.bytes_weights_up, entry.bytes_features_down = tensor_bytes(update), sum(received.values())
         entry.features_from = sorted(received)

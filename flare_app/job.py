@@ -9,6 +9,7 @@ Examples:
     python -m flare_app.job run fcl_pretrain --workspace runs/long --rounds 50 --checkpoint-dir runs/state --resume
     python -m flare_app.job run finetune --workspace runs/encrypted --encryption he
     python -m flare_app.job run fcl_pretrain --workspace runs/lean --weight-bits 8 --feature-bits 8 --fan-out 3
+    python -m flare_app.job run data_statistics --sites 4 --workspace runs/statistics
     python -m flare_app.job export fcl_pretrain --out jobs
     python -m flare_app.job export fcl_pretrain --out runs/jobs --self-contained
     nvflare simulator jobs/fcl_pretrain -n 4 -t 4 -w runs/pretrain
@@ -31,7 +32,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fcl.commandline import key_value
-from flare_app.site import SETTINGS_VARIABLE
 
 if TYPE_CHECKING:
     from nvflare.job_config.api import FedJob
@@ -47,6 +47,9 @@ _LOG = str(Path(__file__).parent / "log_config.json")
 
 RESULTS = Path("server/simulate_job/fcl")  # within a workspace of the simulator
 
+# Options that mean something to a job that does not train, beside those of the command itself.
+_WITHOUT_TRAINING = {"seed", "data", "min_sites", "bundle_root", "min_patients"}
+
 
 @dataclass(frozen=True)
 class JobSettings:
@@ -60,6 +63,9 @@ class JobSettings:
         overrides: config keys set at every site.
         seed: of the job.
         bundle_root: see :class:`flare_app.executor.FCLExecutor`.
+        trains: whether it trains; else it compares the sites' data (:mod:`flare_app.statistics`), and of the others
+            ``min_sites`` and ``start_timeout_s`` matter.
+        min_patients: aggregates of fewer patients stay at the site, which may set a higher limit itself.
 
     The others are those of :class:`flare_app.controller.FCLController`.
     """
@@ -92,17 +98,65 @@ class JobSettings:
     pull_rows: int | None = None
     max_update_norm: float | None = None
     bundle_root: str | None = None
+    trains: bool = True
+    min_patients: int = 5
 
 
 JOBS = {
     "fcl_pretrain": JobSettings("fcl_pretrain", ("configs/pretrain.json",), exchange="features"),
     "finetune": JobSettings("finetune", ("configs/finetune.json",), methods="finetuning", best_metric="mean_dice"),
+    # All patients, however few: none are held out.
+    "data_statistics": JobSettings(
+        "data_statistics", ("configs/pretrain.json",), overrides={"fold": None}, trains=False
+    ),
 }
 
 
 def build_job(settings: JobSettings) -> FedJob:
     """The job, for FLARE to export or to run in any environment."""
+    return _training_job(settings) if settings.trains else _statistics_job(settings)
+
+
+def _statistics_job(settings: JobSettings) -> FedJob:
+    from nvflare.job_config.defs import FilterType
+
+    from flare_app.egress import EgressFilter
+    from flare_app.protocol import TaskName
+    from flare_app.statistics.controller import DataStatisticsController
+    from flare_app.statistics.executor import DataStatisticsExecutor
+
+    job = _empty_job(settings)
+    controller = DataStatisticsController(min_sites=settings.min_sites, task_timeout_s=settings.start_timeout_s)
+    job.to_server(controller, id="controller")
+    tasks = [TaskName.STATISTICS]
+    job.to_clients(
+        DataStatisticsExecutor(
+            config=list(settings.config),
+            data=settings.data,
+            overrides=dict(settings.overrides) or None,
+            seed=settings.seed,
+            bundle_root=settings.bundle_root,
+        ),
+        tasks=tasks,
+    )
+    policy = {"features": [], "weights": [], "min_patients": settings.min_patients}
+    job.to_clients(EgressFilter(policy), tasks=tasks, filter_type=FilterType.TASK_RESULT)
+    return job
+
+
+def _empty_job(settings: JobSettings) -> FedJob:
     from nvflare.job_config.api import FedJob
+
+    job = FedJob(name=settings.name, min_clients=settings.min_sites)
+    # FLARE would copy what it finds by following imports, which misses most of a package.
+    job.set_app_packages(["flare_app", "fcl"])
+    job.to_server({"server": {"task_request_interval": _TASK_REQUEST_INTERVAL}, **_INLINE})
+    job.to_clients(_INLINE)
+    job.add_file_to_clients(str(Path(__file__).parent / "job_custom"), app_folder_type="custom")
+    return job
+
+
+def _training_job(settings: JobSettings) -> FedJob:
     from nvflare.job_config.defs import FilterType
 
     from flare_app.controller import FCLController
@@ -111,9 +165,7 @@ def build_job(settings: JobSettings) -> FedJob:
     from flare_app.executor import FCLExecutor
     from flare_app.protocol import TaskName
 
-    job = FedJob(name=settings.name, min_clients=settings.min_sites)
-    # FLARE would copy what it finds by following imports, which misses most of a package.
-    job.set_app_packages(["flare_app", "fcl"])
+    job = _empty_job(settings)
     job.to_server(
         FCLController(
             num_rounds=settings.rounds,
@@ -144,8 +196,6 @@ def build_job(settings: JobSettings) -> FedJob:
         from flare_app.provision.results import ResultCopy
 
         job.to_server(ResultCopy(settings.checkpoint_dir), id="results")
-    job.to_server({"server": {"task_request_interval": _TASK_REQUEST_INTERVAL}, **_INLINE})
-    job.to_clients(_INLINE)
     job.to_clients(
         FCLExecutor(
             config=list(settings.config),
@@ -168,7 +218,6 @@ def build_job(settings: JobSettings) -> FedJob:
         for last in (EgressFilter({"features": shown}), encryptor):
             job.to_clients(last, tasks=list(encrypted), filter_type=FilterType.TASK_RESULT)
         job.to_clients(WeightDecryptor(), tasks=list(DECRYPTED_TASKS), filter_type=FilterType.TASK_DATA)
-    job.add_file_to_clients(str(Path(__file__).parent / "job_custom"), app_folder_type="custom")
     return job
 
 
@@ -254,16 +303,24 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
             "fan_out",
             "pull_rows",
             "bundle_root",
+            "min_patients",
         )
     }
-    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    if not settings.trains:
+        others = {name: getattr(arguments, name) for name in ("method", "pretrained", "resume", "server_optimizer")}
+        idle = sorted({*given, *(name for name, value in others.items() if value)} - _WITHOUT_TRAINING)
+        if idle:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            raise ValueError(f"{arguments.job} trains nothing: leave out {options}")
+    settings = replace(settings, **given)
     methods = tuple(f"configs/{settings.methods}/{name}.json" for name in arguments.method)
     # The simulator runs in its own workspace: a path relative to this folder would point elsewhere there.
     pretrained = str(Path(arguments.pretrained).resolve()) if arguments.pretrained else None
     return replace(
         settings,
         config=settings.config + methods,
-        overrides=dict(arguments.set),
+        overrides={**settings.overrides, **dict(arguments.set)},
         pretrained=pretrained,
         resume=arguments.resume,
         server_optimizer=_server_optimizer(arguments.server_optimizer),
@@ -306,6 +363,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--seed", type=int, metavar="N")
     options.add_argument("--min-sites", type=int, metavar="N", help="fewer accepted results in a round end the job (2)")
+    options.add_argument(
+        "--min-patients", type=_count, metavar="N", help="data_statistics: of fewer a site tells nothing (5)"
+    )
     options.add_argument("--task-timeout-s", type=int, metavar="S", help="wait for results this long (3600)")
     options.add_argument("--validate-every", type=int, metavar="N", help="rounds between validations (1; 0: never)")
     options.add_argument("--pretrained", metavar="FILE", help="checkpoint to start from, read at the server")
@@ -364,6 +424,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.encryption == "he" and importlib.util.find_spec("tenseal") is None:
         parser.error("--encryption he needs the package tenseal: pip install 'fcl[he]', with Python 3.12 or older")
     if arguments.site_settings is not None:
+        from flare_app.site import SETTINGS_VARIABLE  # torch and FLARE come along, which --help needs not
+
         os.environ[SETTINGS_VARIABLE] = str(arguments.site_settings.resolve())
     if settings.checkpoint_dir is not None:
         settings = replace(settings, checkpoint_dir=str(Path(settings.checkpoint_dir).resolve()))
@@ -371,6 +433,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     workspace = arguments.workspace.resolve()
     code = run_job(settings, arguments.sites, workspace, arguments.log)
     results = Path(settings.checkpoint_dir) / "server" if settings.checkpoint_dir else workspace / RESULTS
+    if not settings.trains:
+        print(f"compare the sites: fcl data compare {workspace}" if code == 0 else f"the job failed (code {code})")
+        return code
     kept = "encrypted weights (readable at the sites: global.pt)" if settings.encryption == "he" else "global weights"
     print(f"{kept} and log of rounds: {results}" if code == 0 else f"the job failed (code {code}), see above")
     return code

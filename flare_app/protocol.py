@@ -24,7 +24,7 @@ def exported_in_full(component: type[Component]) -> type[Component]:
 
 
 class TaskName:
-    """What a site can be asked to do."""
+    """What a site can be asked to do; ``ALL`` are the tasks of a job that trains."""
 
     INITIALIZE = "initialize"
     INITIAL_WEIGHTS = "initial_weights"
@@ -32,6 +32,8 @@ class TaskName:
     TRAIN = "train"
     VALIDATE = "validate"
     GET_FEATURES = "get_features"  # asked by a peer, never by the server
+
+    STATISTICS = "statistics"  # of a job of its own
 
     ALL = (INITIALIZE, INITIAL_WEIGHTS, SHARE, TRAIN, VALIDATE, GET_FEATURES)
 
@@ -51,6 +53,7 @@ class Header:
     RESUME_ROUND = "fcl_resume_round"
     VALIDATE = "fcl_validate"
     ENCRYPTION = "fcl_encryption"
+    CARD = "fcl_card"  # of pre-trained weights the settings of their network; of a model to keep, all
     KEEP = "fcl_keep"  # "last" or "best": the site shall keep these weights as a model of its own
     REASON = "fcl_reason"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_app.aggregation import weighted_mean
+from flare_app.roster import EXCLUDED, NO_ANSWER
 from flare_app.storage import replacing, storing
 
 ROUNDS_FILE = "rounds.jsonl"
@@ -30,6 +31,9 @@ class SiteRecord:
         features_from: peers whose features arrived.
         update_norm: L2 norm of the weight difference; None when it is encrypted.
         peak_mib: most memory that the site's process held in this round (MiB; where the system cannot tell, so far).
+        privacy: what the noise on its features guarantees; None without noise.
+        parts: ``seconds`` by what they were spent on: ``exchange`` (waiting for and taking peers' features),
+            ``validation``, ``training``, ``saving``; ``sharing`` is the site's work before that task.
     """
 
     count: int = 0
@@ -44,6 +48,7 @@ class SiteRecord:
     update_norm: float | None = 0.0
     peak_mib: float = 0.0
     privacy: dict[str, float] | None = None
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,6 +65,9 @@ class RoundRecord:
         rejected: site that was asked to the reason why its result did not.
         left_out: site that was not asked (absent or excluded) to the reason.
         sites: what each site that was asked did.
+        parts: seconds at the server by what they were spent on: ``sharing`` and ``training`` (from sending that task to
+            the last reply, of which most is waiting), and, beside ``seconds``, ``before``: since the end of the round
+            before, for its log and checkpoint.
     """
 
     round: int
@@ -71,6 +79,7 @@ class RoundRecord:
     rejected: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     sites: dict[str, SiteRecord] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 class RoundLog:
@@ -109,6 +118,20 @@ def read_rounds(file: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return records
+
+
+def site_states(line: Mapping[str, Any]) -> dict[str, str]:
+    """What became of each site's part in a round of the log.
+
+    ``answered``; ``late`` (asked, no answer in time); ``rejected`` (its answer was an error, or nothing to average);
+    ``absent`` (not asked, as it left an earlier task unanswered); ``excluded`` (for good).
+    """
+    states = dict.fromkeys(line["accepted"], "answered")
+    for site, reason in line["rejected"].items():
+        states[site] = "late" if reason.startswith(NO_ANSWER) else "rejected"
+    for site, reason in line["left_out"].items():
+        states[site] = "excluded" if reason.startswith(EXCLUDED) else "absent"
+    return states
 
 
 def mean_validation(entries: Mapping[str, SiteRecord]) -> dict[str, float]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+# How reasons begin; who reads a log of rounds tells by them what became of a site.
+NO_ANSWER = "no answer to"
+EXCLUDED = "excluded after"
+
 
 class Roster:
     """What the server knows of each site's part in the job.
@@ -38,9 +42,7 @@ class Roster:
     def excluded(self) -> dict[str, str]:
         """Sites that take no part in the rest of the job, and why."""
         return {
-            site: f"excluded after {self.offences[site]} rejected updates"
-            for site in self.sites
-            if self.is_excluded(site)
+            site: f"{EXCLUDED} {self.offences[site]} rejected updates" for site in self.sites if self.is_excluded(site)
         }
 
     @property

@@ -18,7 +18,8 @@ SETTINGS_FILE = "fcl_site.json"
 SETTINGS_VARIABLE = "FCL_SITE_SETTINGS"
 _SITE_NAME = "{SITE_NAME}"
 _WHOLE_NUMBERS = ("threads", "batch_size")
-_WITHHELD = ("features",)
+_WITHHELD = ("features", "card")
+_DATA_CHECKS = ("on", "strict", "off")
 # Keys of the bundle's configuration that a site may set for its own features.
 _FEATURE_PRIVACY = ("noise_multiplier", "rows_per_patient", "delta", "epsilon_budget", "min_volumes")
 _PRIVACY_COUNTS = ("rows_per_patient", "min_volumes")
@@ -26,7 +27,10 @@ _PRIVACY_COUNTS = ("rows_per_patient", "min_volumes")
 
 @dataclass(frozen=True)
 class HostedJob:
-    """What a job says of the bundle that each site hosts; see :class:`flare_app.executor.FCLExecutor`."""
+    """What a job says of the bundle that each site hosts; see :class:`flare_app.executor.FCLExecutor`.
+
+    ``from_card`` are the settings of the network that the job's pre-trained weights need.
+    """
 
     config: Sequence[str]
     data: str | None
@@ -34,6 +38,7 @@ class HostedJob:
     seed: int
     bundle_root: str | None
     checkpoint_dir: str | None
+    from_card: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,10 @@ class SiteSettings:
         threads: torch threads of this site's process.
         batch_size: slices in a batch.
         output_dir: folder for what the bundle writes at this site.
-        withhold: what this site does not show, whatever the job says: ``["features"]`` takes part with weights only.
+        data_check: ``"on"`` checks this site's data at the start of every job and takes no part with problems in them;
+            ``"strict"`` takes none with oddities either; ``"off"`` leaves the check to ``fcl data check``.
+        withhold: what this site does not show, whatever the job says: ``["features"]`` takes part with weights only,
+            ``["card"]`` tells nothing for the card of the weights (network, preprocessing, label names, licence).
         feature_privacy: overrides of the bundle's ``noise_multiplier``, ``rows_per_patient``, ``delta``,
             ``epsilon_budget`` and ``min_volumes`` for the features that this site shows.
     """
@@ -64,6 +72,7 @@ class SiteSettings:
     threads: int | None = None
     batch_size: int | None = None
     output_dir: str | None = None
+    data_check: str = "on"
     withhold: Sequence[str] = ()
     feature_privacy: Mapping[str, float | None] = field(default_factory=dict)
 
@@ -117,6 +126,8 @@ def _problems(key: str, value: Any) -> list[str]:
     if key == "withhold":
         fits = isinstance(value, list) and all(entry in _WITHHELD for entry in value)
         return [] if fits else [f"withhold must be a list of {', '.join(_WITHHELD)}, got {value!r}"]
+    if key == "data_check":
+        return [] if value in _DATA_CHECKS else [f"data_check must be one of {', '.join(_DATA_CHECKS)}, got {value!r}"]
     if key == "feature_privacy":
         return _feature_privacy_problems(value)
     if key in _WHOLE_NUMBERS:

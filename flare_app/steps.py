@@ -14,15 +14,13 @@ from typing import Any, NoReturn
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from flare_app.records import read_rounds
+from flare_app.meter import Look, Meter
 
 _TAIL = 25  # lines of a log that a failure shows
 _POLL_S = 0.3
 # A line of fcl.engines.Progress: "fine-tuning: epoch 3/10, loss 0.71, 00:10 gone, 00:20 left".
 _PROGRESS = re.compile(r"progress: [\w-]+: (?:(?:step|epoch) (\d+)/(\d+)|\d+ done)(?:, (.*))?, \S+ gone, \S+ left")
-_VALIDATED = {"partition_knn": "partition kNN", "mean_dice": "validation Dice"}
 
 
 def end_like_ctrl_c() -> None:
@@ -38,43 +36,7 @@ class StepFailed(RuntimeError):
     """A step's process ended with an error."""
 
 
-class Meter:
-    """How far a step is: a bar on a terminal, a line for each advance elsewhere."""
-
-    def __init__(self, console: Console, what: str, total: int | None) -> None:
-        self._console, self._what, self._total = console, what, total
-        self._began, self._seen = time.monotonic(), (0, "")
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[place]}"))
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}"))
-        self._bar = Progress(*columns, *times, console=console) if console.is_terminal else None
-        self._task = self._bar.add_task(what, total=total, place="", shown="") if self._bar else None
-
-    def __enter__(self) -> Meter:
-        if self._bar is not None:
-            self._bar.start()
-        else:
-            self._console.print(f"{self._what} ...")
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def show(self, done: int, values: str) -> None:
-        """``done`` of the total are done; ``values`` are the latest."""
-        if (done, values) == self._seen:
-            return
-        self._seen = (done, values)
-        place = f"{done}/{self._total}"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, place=place, shown=values)
-            return
-        left = (time.monotonic() - self._began) / max(1, done) * ((self._total or done) - done)
-        parts = [f"  {self._what} {place}", values, f"about {left:.0f} s left"]
-        self._console.print(", ".join(part for part in parts if part), soft_wrap=True)
-
-
-def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[[], tuple[int, str]]) -> None:
+def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[[], tuple[int, str] | Look]) -> None:
     """Run ``command`` with its output in ``log``; its processes end with this one.
 
     Args:
@@ -107,15 +69,6 @@ def read_progress(log: str, total: int) -> tuple[int, str]:
     for part, whole, shown in _PROGRESS.findall(log):
         done, values = (round(total * int(part) / int(whole)) if part else total), shown or values
     return done, values
-
-
-def read_round_progress(log: Path, total: int) -> tuple[int, str]:
-    """How many of ``total`` rounds a federation's ``rounds.jsonl`` says are done, and its latest values."""
-    lines = read_rounds(log) if log.exists() else []
-    shown = [f"loss {line['metrics']['loss']:.3f}" for line in lines if "loss" in line["metrics"]][-1:]
-    latest = {name: value for line in lines for name, value in line["validation"].items()}
-    shown += [f"{words} {latest[name]:.3f}" for name, words in _VALIDATED.items() if name in latest]
-    return min(len(lines), total), ", ".join(shown)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

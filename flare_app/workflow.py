@@ -9,13 +9,15 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from monai.bundle import ConfigWorkflow
 
 import fcl
-from fcl.federation import Participant
+from fcl.federation import DataCheck, Participant
 from flare_app.protocol import SiteError
+
+Declared = TypeVar("Declared")
 
 _CODE_KEYS = ("_target_", "_mode_", "imports", "initialize", "run", "finalize")
 
@@ -96,12 +98,30 @@ def config_hash(root: Path, config: Sequence[str], overrides: Mapping[str, Any],
 
 
 def open_workflow(
-    root: Path, files: Sequence[Path], overrides: Mapping[str, Any]
+    root: Path, files: Sequence[Path], overrides: Mapping[str, Any], data_check: str = "off"
 ) -> tuple[ConfigWorkflow, Participant]:
-    """Parse the bundle and build its participant.
+    """Parse the bundle, check the data and build its participant.
+
+    Args:
+        root: the bundle's folder.
+        files: config files to merge.
+        overrides: config keys.
+        data_check: see :class:`flare_app.site.SiteSettings`.
 
     Raises:
         SiteError: when the config declares no ``participant``, or one that is none.
+        DataProblems: when the data are not fit.
+    """
+    workflow = parse_workflow(root, files, overrides, "participant")
+    check_data(workflow, data_check)
+    return workflow, declared(workflow, "participant", Participant, files)  # type: ignore[type-abstract]
+
+
+def parse_workflow(root: Path, files: Sequence[Path], overrides: Mapping[str, Any], name: str) -> ConfigWorkflow:
+    """Parse the bundle and run its ``initialize``; nothing else is built yet.
+
+    Raises:
+        SiteError: when the config does not declare ``name``.
     """
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))  # MONAI does so in run(), which the federation never calls
@@ -114,17 +134,39 @@ def open_workflow(
         workflow_type="train",
         **overrides,
     )
-    workflow.add_property("participant", required=True, config_id="participant")
-    if "participant" not in workflow.parser:
-        raise SiteError(f"{files[0].name} declares no 'participant': it cannot take part in a federation")
+    if name not in workflow.parser:
+        raise SiteError(f"{files[0].name} declares no {name!r}: it cannot take part in a federation")
     workflow.initialize()
-    participant = workflow.participant
-    if not isinstance(participant, Participant):
+    return workflow
+
+
+def declared(workflow: ConfigWorkflow, name: str, protocol: type[Declared], files: Sequence[Path]) -> Declared:
+    """Build what the config declares as ``name``.
+
+    Raises:
+        SiteError: when it is something else than ``protocol`` asks for.
+    """
+    workflow.add_property(name, required=True, config_id=name)
+    found = getattr(workflow, name)
+    if not isinstance(found, protocol):
         raise SiteError(
-            f"'participant' of {files[0].name} is a {type(participant).__name__}: it lacks parts of "
-            "fcl.federation.Participant"
+            f"{name!r} of {files[0].name} is a {type(found).__name__}: it lacks parts of "
+            f"fcl.federation.{protocol.__name__}"
         )
-    return workflow, participant
+    return found
+
+
+def check_data(workflow: ConfigWorkflow, data_check: str) -> None:
+    """Have the bundle check the site's data, if it declares a ``data_check``.
+
+    Raises:
+        DataProblems: when they are not fit.
+    """
+    if data_check == "off" or "data_check" not in workflow.parser:
+        return
+    workflow.add_property("data_check", required=True, config_id="data_check")
+    check: DataCheck = workflow.data_check
+    check.verify(strict=data_check == "strict")
 
 
 def _choices(folder: Path) -> str:

@@ -8,10 +8,15 @@
   fcl data check                  all problems of a dataset in one table
   fcl data split                  patients over sites and folds
   fcl data stats                  counts, spacings, intensities, label volumes
+  fcl data compare WORKSPACE      sites beside each other, and what stands out
   fcl job assemble NAME           write a job folder      (python -m flare_app.job export)
   fcl job run NAME                run it in the simulator (python -m flare_app.job run)
   fcl job submit FOLDER           submit it               (python -m flare_app.provision submit)
   fcl job resume FOLDER           go on from checkpoints  (python -m flare_app.provision resume)
+  fcl watch WORKSPACE             rounds and sites of a running job, live
+  fcl report WORKSPACE            a page about one federated run
+  fcl bundle zip|export|weights   the bundle as a zip, its network as TorchScript or ONNX, the weights it ships
+  fcl card FILE                   what a weights file says of itself
   fcl egress MANIFEST             who got what            (python -m flare_app.egress)
 
 Each takes --help. Exit codes: 0 all is well, 1 something is wrong with the data or the machine, 2 wrong arguments.
@@ -26,7 +31,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from flare_app.command import data, doctor
+from flare_app.command import bundle, card, data, doctor, report, watch
 from flare_app.command.show import report_problems
 
 # What is passed on as it stands: words, module with a `main`, words that it gets first.
@@ -62,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     doctor.add_parser(commands)
     data.add_parser(commands)
+    card.add_parser(commands)
+    bundle.add_parser(commands)
+    watch.add_parser(commands)
+    report.add_parser(commands)
     job = commands.add_parser("job", help="jobs of the federation", usage="fcl job {assemble,run,submit,resume} ...")
     tasks = job.add_subparsers(dest="task", required=True)
     for start, (module, first) in _PASSED_ON.items():

@@ -15,8 +15,10 @@ from rich.console import Console
 
 import fcl
 from flare_app.job import RESULTS
+from flare_app.meter import Meter
 from flare_app.records import ROUNDS_FILE
-from flare_app.steps import Meter, read_progress, read_round_progress, run_process
+from flare_app.rounds_view import look_at_rounds
+from flare_app.steps import read_progress, run_process
 from flare_app.study.bundle_runs import runs_done
 from flare_app.study.data import Cohort
 from flare_app.study.plan import STAGES, Cell
@@ -130,7 +132,7 @@ class Cells:
             command += ["--set", f"{key}={json.dumps(value)}"]
         rounds = workspace / RESULTS / ROUNDS_FILE
         with Meter(self.console, f"{cell.name}, rounds", training["rounds"]) as meter:
-            run_process(command, self.log(cell), meter, lambda: read_round_progress(rounds, training["rounds"]))
+            run_process(command, self.log(cell), meter, lambda: look_at_rounds(rounds, training["rounds"]))
         shutil.move(workspace / RESULTS / "last.pt", folder / MODEL)
         shutil.move(rounds, folder / ROUNDS_FILE)
         shutil.rmtree(workspace)

@@ -254,7 +254,11 @@ def _schedule(training: Mapping[str, Any]) -> str:
 
 
 def _default(key: str) -> Any:
-    return json.loads((fcl.bundle_root() / "configs" / "finetune.json").read_text(encoding="utf-8"))[key]
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(fcl.bundle_root() / "configs" / "pretrain.json"))
+    return parser.get_parsed_content(key)
 
 
 def _published(study: Study) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,13 +18,18 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from fcl.card import card_of
 from fcl.data.phantom import generate
-from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder, write_weights
+from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder, read_card, write_weights
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path("bundle", "configs")
 CHANNELS = [4, 8, 16]
-TINY = {"channels": CHANNELS, "norm": ["group", {"num_groups": 2}], "spatial_size": [64, 64], "threads": 1}
+NORM = ["group", {"num_groups": 2}]
+# Neither channels nor norm: fine-tuning finds them in the card of the encoder, evaluation and inference find them and
+# the size in the card of the model.
+TINY = {"threads": 1}
+SIZE = {"spatial_size": [64, 64]}
 
 
 def options(values: dict[str, Any]) -> list[str]:
@@ -48,9 +54,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(7)
-    network = ContrastiveNetwork(UNetEncoder(2, 1, CHANNELS, norm=TINY["norm"]), ProjectionHead(CHANNELS[-1], 8, 8))
+    network = ContrastiveNetwork(UNetEncoder(2, 1, CHANNELS, norm=NORM), ProjectionHead(CHANNELS[-1], 8, 8))
     path = tmp_path_factory.mktemp("encoder") / "encoder.pt"
-    write_weights(path, network.state_dict(), {"stage": "pre-training"})
+    write_weights(path, network.state_dict(), card_of({"spatial_dims": 2, "channels": CHANNELS, "norm": NORM}))
     return path
 
 
@@ -62,6 +68,7 @@ def tuned(data: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -
         dataset_dir=data,
         pretrained=encoder,
         output_dir=folder,
+        **SIZE,
         batch_size=8,
         steps_per_epoch=8,
         max_epochs=3,
@@ -78,6 +85,16 @@ def test_fine_tuning_leaves_models_settings_and_logs(tuned: Path) -> None:
     best, last = (torch.load(tuned / name, weights_only=True) for name in ("model.pt", "model_last.pt"))
     assert best.keys() == last.keys()
     assert any(name.startswith("encoder.") for name in best)
+    card = read_card(tuned / "model.pt")
+    assert (card["architecture"]["channels"], card["architecture"]["norm"]) == (CHANNELS, NORM)
+    assert card["preprocessing"]["spatial_size"] == SIZE["spatial_size"]
+    assert card["data_license"] == "CC BY-NC-SA 4.0"
+    assert card["epochs"] <= 3 == read_card(tuned / "model_last.pt")["epochs"]
+    assert 0 < card["metrics"]["mean_dice"] <= 1
+    written = (tuned / "model.card.json").read_text()
+    assert json.loads(written) == card
+    # The phantom's patients, and where all of it lay.
+    assert not re.search(r"patient\d|/|\.nii", written)
     assert json.loads((tuned / "config.json").read_text())["max_epochs"] == 3
     assert list((tuned / "tensorboard").iterdir())
 
@@ -152,6 +169,9 @@ def test_other_monai_tools_find_all_properties(base: str, kind: str, data: Path,
     extra = {} if base == "finetune" else {"ckpt": str(tuned / "model.pt")}
     driven = workflow(base, kind, images if base == "inference" else data, tmp_path, **extra)
     driven.initialize()
+    if base != "finetune":
+        assert driven.parser.get_parsed_content("spatial_size") == SIZE["spatial_size"]
+        assert driven.network_def.encoder.channels == tuple(CHANNELS)
     assert driven.check_properties() == []
     driven.finalize()
     # What is only looked at leaves nothing behind.

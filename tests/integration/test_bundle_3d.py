@@ -17,13 +17,10 @@ from fcl.data.phantom import generate
 
 CONFIGS = fcl.bundle_root() / "configs"
 CHANNELS = [4, 8, 16]
-TINY: dict[str, Any] = {
-    "channels": CHANNELS,
-    "spatial_size": [32, 32],
-    "pixdim": [6.0, 6.0],
-    "threads": 1,
-    "device": "$torch.device('cpu')",
-}
+TINY: dict[str, Any] = {"threads": 1, "device": "$torch.device('cpu')"}
+# The later stages find the network in the card of the weights, evaluation and inference the size as well.
+SIZE: dict[str, Any] = {"spatial_size": [32, 32], "pixdim": [6.0, 6.0]}
+NETWORK = {"channels": CHANNELS, **SIZE}
 FEW_STEPS = {"batch_size": 4, "steps_per_epoch": 3, "max_epochs": 1, "val_interval": 1}
 
 
@@ -56,7 +53,7 @@ def workflow(base: str, kind: str, overlay: str | None, data: Path, out: Path, *
 @pytest.fixture(scope="module")
 def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrain")
-    driven = workflow("pretrain", "train", "methods/fcl_3d.json", data, folder, **FEW_STEPS)
+    driven = workflow("pretrain", "train", "methods/fcl_3d.json", data, folder, **NETWORK, **FEW_STEPS)
     driven.run()
     assert {"loss", "partition_knn", "uniformity"} <= driven.parser.get_parsed_content(
         "train::trainer"
@@ -67,9 +64,8 @@ def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(data: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finetune")
-    driven = workflow(
-        "finetune", "train", "finetuning/unet_3d.json", data, folder, pretrained=str(pretrained), **FEW_STEPS
-    )
+    driven = workflow("finetune", "train", None, data, folder, pretrained=str(pretrained), **SIZE, **FEW_STEPS)
+    assert driven.parser.get_parsed_content("slab_depth") == 5
     offered = torch.load(pretrained, weights_only=True)
     taken = driven.network_def.encoder.state_dict()
     assert all(torch.equal(tensor, offered[f"encoder.{name}"]) for name, tensor in taken.items())
@@ -79,7 +75,7 @@ def tuned(data: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_the_3d_network_is_evaluated_on_the_native_grid(data: Path, tuned: Path, tmp_path: Path) -> None:
-    workflow("evaluate", "eval", "finetuning/unet_3d.json", data, tmp_path, ckpt=str(tuned), subset="validation").run()
+    workflow("evaluate", "eval", None, data, tmp_path, ckpt=str(tuned), subset="validation").run()
     assert json.loads((tmp_path / "summary.json").read_text())["cases"] == 2
     for written in (tmp_path / "predictions").glob("*.nii.gz"):
         truth = nib.load(data / written.name.split("_")[0] / written.name.replace(".nii", "_gt.nii"))
@@ -92,7 +88,7 @@ def test_the_3d_network_segments_volumes_of_any_depth(data: Path, tuned: Path, t
     source = nib.load(sorted(data.glob("patient*/*_frame??.nii.gz"))[0])
     for slices in (3, 7):  # fewer and more than the slab
         nib.save(source.slicer[..., :slices], images / f"depth{slices}.nii.gz")
-    workflow("inference", "infer", "finetuning/unet_3d.json", images, tmp_path / "out", ckpt=str(tuned)).run()
+    workflow("inference", "infer", None, images, tmp_path / "out", ckpt=str(tuned)).run()
     for slices in (3, 7):
         label_map = nib.load(tmp_path / "out" / f"depth{slices}.nii.gz")
         assert label_map.shape == (*source.shape[:2], slices)
@@ -106,6 +102,7 @@ def test_features_of_slabs_are_shared_by_patient(data: Path, tmp_path: Path) -> 
         "methods/fcl_3d.json",
         data,
         tmp_path,
+        **NETWORK,
         **FEW_STEPS,
         noise_multiplier=1.0,
         rows_per_patient=3,
@@ -120,7 +117,7 @@ def test_features_of_slabs_are_shared_by_patient(data: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("method", ["byol", "gd", "rotation"])
 def test_other_methods_train_on_slabs_too(method: str, data: Path, tmp_path: Path) -> None:
     overlay = f"methods/{method}.json+methods/fcl_3d.json"
-    driven = workflow("pretrain", "train", overlay, data, tmp_path, **FEW_STEPS)
+    driven = workflow("pretrain", "train", overlay, data, tmp_path, **NETWORK, **FEW_STEPS)
     encoder = driven.network_def.encoder
     before = encoder.stem.conv_0.conv.weight.detach().clone()
     assert before.shape == (CHANNELS[0], 1, 3, 3, 3)
@@ -148,13 +145,13 @@ def root_cause(error: BaseException) -> str:
             {"network_def::blocks": 1},
             "regions are placed in 2-D",
         ),
-        ("evaluate", None, {}, "Set channels, norm, spatial_dims and strides"),
+        ("evaluate", None, {"spatial_dims": 2}, "spatial_dims: its card says 3, the configuration 2"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_reason(
     base: str, overlay: str | None, values: dict[str, Any], message: str, data: Path, tuned: Path, tmp_path: Path
 ) -> None:
-    values = {**values, "ckpt": str(tuned)} if base == "evaluate" else {**FEW_STEPS, **values}
+    values = {**values, "ckpt": str(tuned)} if base == "evaluate" else {**NETWORK, **FEW_STEPS, **values}
     with pytest.raises(Exception, match=r".") as caught:
         workflow(base, "train", overlay, data, tmp_path, **values).run()
     assert message in root_cause(caught.value)

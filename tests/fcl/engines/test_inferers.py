@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
-from monai.inferers import SliceInferer
 from torch import nn
 
-import fcl
-from fcl.engines import AutocastInferer
+from fcl.engines import AutocastInferer, volume_inferer
 
 
 @pytest.mark.parametrize(("dtype", "inside"), [(None, torch.float32), (torch.bfloat16, torch.bfloat16)])
@@ -25,16 +22,13 @@ def test_volumes_go_through_slice_by_slice() -> None:
     network = nn.Conv2d(1, 2, 3, padding=1)
     volume = torch.rand(1, 1, 8, 8, 5)
     with torch.no_grad():
-        output = AutocastInferer(None, SliceInferer(roi_size=(8, 8), sw_batch_size=2, spatial_dim=2))(volume, network)
+        output = AutocastInferer(None, volume_inferer([8, 8], slab_depth=None))(volume, network)
         expected = torch.stack([network(volume[..., z]) for z in range(5)], dim=-1)
     torch.testing.assert_close(output, expected)
 
 
 @pytest.mark.parametrize("slices", [2, 5, 6, 11])
 def test_the_slab_window_slides_through_volumes_of_any_depth(slices: int) -> None:
-    parser = ConfigParser({"spatial_size": [8, 8]})
-    overlay = ConfigParser.load_config_files(str(fcl.bundle_root() / "configs" / "finetuning" / "unet_3d.json"))
-    parser.update({key: overlay[key] for key in ("slab_depth", "volume_inferer")})
     windows = []
 
     def network(slab: torch.Tensor) -> torch.Tensor:
@@ -43,6 +37,6 @@ def test_the_slab_window_slides_through_volumes_of_any_depth(slices: int) -> Non
         return torch.cat([2 * slab, slab + 1], dim=1)
 
     volume = torch.rand(1, 1, 8, 8, slices)
-    output = AutocastInferer(None, parser.get_parsed_content("volume_inferer"))(volume, network)
+    output = AutocastInferer(None, volume_inferer([8, 8], slab_depth=5))(volume, network)
     assert set(windows) == {(1, 8, 8, 5)}
     torch.testing.assert_close(output, torch.cat([2 * volume, volume + 1], dim=1))
