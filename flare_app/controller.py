@@ -82,6 +82,8 @@ class FCLController(AskingController):
         feature_bits: 16 or 8, of each entry of a feature.
         fan_out: peers whose features a site gets in a round, others in each; None for all.
         pull_rows: rows that a site gets of each of these; None for all that they publish.
+        overlap: sites pull features while they train and use them from the next round on, one round old; the bundle's
+            bank must keep them that long (``bank::max_age`` of 1 or more).
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class FCLController(AskingController):
         feature_bits: int = 16,
         fan_out: int | None = None,
         pull_rows: int | None = None,
+        overlap: bool = False,
     ) -> None:
         super().__init__(min_sites, max_offences)
         if num_rounds < 1 or validate_every < 0:
@@ -139,7 +142,8 @@ class FCLController(AskingController):
         self.feature_bits = feature_bits
         self.fan_out = fan_out
         self.pull_rows = pull_rows
-        self._policy = Exchange(exchange, route, feature_bits, fan_out, pull_rows)
+        self.overlap = overlap
+        self._policy = Exchange(exchange, route, feature_bits, fan_out, pull_rows, overlap)
         self._averaging = averaging_for(encryption, max_norm_ratio, max_update_norm, weight_bits, server_optimizer)
         if self._policy.relayed and not self._averaging.readable:
             raise ValueError("encrypted weights beside features that the server relays in clear: set route to 'peer'")
@@ -236,6 +240,7 @@ class FCLController(AskingController):
         task.set_header(Header.ROUTE, self.route)
         task.set_header(Header.FEATURE_BITS, self.feature_bits)
         task.set_header(Header.PULL_ROWS, self.pull_rows)
+        task.set_header(Header.OVERLAP, self.overlap)
         task.set_header(Header.WEIGHT_BITS, self.weight_bits)
         task.set_header(Header.ENCRYPTION, self.encryption)
         task.set_header(Header.SITES, self._roster.sites)

@@ -42,6 +42,7 @@ class Exchange:
         bits: of each entry of a row on its way.
         fan_out: peers whose features a site gets in a round; None for all.
         pull_rows: rows that a site gets of each of them; None for all that they publish.
+        overlap: sites pull while they train, and use what came from the next round on.
 
     Raises:
         ValueError: on other values.
@@ -52,6 +53,7 @@ class Exchange:
     bits: int = 16
     fan_out: int | None = None
     pull_rows: int | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -63,6 +65,11 @@ class Exchange:
         for name, value in (("fan_out", self.fan_out), ("pull_rows", self.pull_rows)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, or None for all; got {value!r}")
+        if self.overlap and (self.kind == "none" or self.route != "peer"):
+            raise ValueError(
+                "overlap needs an exchange between peers: what the server relays comes with the weights; "
+                f"got exchange {self.kind!r}, route {self.route!r}"
+            )
 
     @property
     def active(self) -> bool:

@@ -6,12 +6,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from nvflare.apis.dxo import DataKind, from_dict, from_shareable
+from nvflare.apis.dxo import DXO, DataKind, from_dict, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
@@ -162,6 +164,7 @@ class FCLExecutor(Executor):
             task.get_header(Header.ROUTE),
             bits=task.get_header(Header.FEATURE_BITS, 16),
             pull_rows=task.get_header(Header.PULL_ROWS),
+            overlap=bool(task.get_header(Header.OVERLAP, False)),
         )
         secure = bool(fl_ctx.get_prop(FLContextKey.SECURE_MODE, False))
         simulated = bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
@@ -227,18 +230,24 @@ class FCLExecutor(Executor):
     def _train(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, started = self._ready(), time.monotonic()
         reset_peak()
+        round_number = int(task.get_header(Header.ROUND))
         received: dict[str, int] = {}
-        if self._exchange.active:
-            with self._spent.part("exchange"):
-                received = self._receive(participant, task, fl_ctx, abort_signal)
-        else:
+        pull = partial(self._pull, round_number, task, fl_ctx, abort_signal)
+        pulling = _beside(pull) if self._exchange.overlap else None
+        if not self._exchange.active:
             self._spent = Stopwatch()
             self._begin_round(participant, task)
-        round_number = int(task.get_header(Header.ROUND))
+        elif pulling is None:
+            with self._spent.part("exchange"):
+                received = self._take(participant, round_number, pull())
         with self._spent.part("validation"):
             validation = _finite(participant.validate() if task.get_header(Header.VALIDATE, False) else {})
         with self._spent.part("training"):
             result = participant.train(lambda: bool(abort_signal.triggered))
+        if pulling is not None:
+            # Not before: what peers send must change nothing at a moment that no seed decides.
+            with self._spent.part("exchange"):
+                received = self._take(participant, round_number, pulling.result())
         metrics = _finite(result.metrics)
         update = self._weights.update(result.weights)
         with self._spent.part("saving"):
@@ -347,19 +356,17 @@ class FCLExecutor(Executor):
             return no_features(self._limits.feature_length)
         return participant.publish(kind)  # type: ignore[arg-type]
 
-    def _receive(
-        self, participant: Participant, task: Shareable, fl_ctx: FLContext, abort_signal: Signal
-    ) -> dict[str, int]:
-        """Take the peers' features, in the order of their names; gives the bytes that came from each."""
-        round_number = int(task.get_header(Header.ROUND))
+    def _pull(self, round_number: int, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> dict[str, DXO]:
+        """What peers sent, by the route of the job."""
         if self._published is None or self._published.round != round_number:
             raise SiteError(f"round {round_number} was not begun at this site")
         if self._exchange.relayed:
-            payloads = {site: from_dict(entry) for site, entry in from_shareable(task).data.items()}
-        else:
-            peers = [peer for peer in task.get_header(Header.PEERS) if peer != self._site]
-            request = feature_request(round_number, self._exchange.pull_rows)
-            payloads = self._peers.pull(peers, request, fl_ctx, abort_signal)
+            return {site: from_dict(entry) for site, entry in from_shareable(task).data.items()}
+        peers = [peer for peer in task.get_header(Header.PEERS) if peer != self._site]
+        return self._peers.pull(peers, feature_request(round_number, self._exchange.pull_rows), fl_ctx, abort_signal)
+
+    def _take(self, participant: Participant, round_number: int, payloads: Mapping[str, DXO]) -> dict[str, int]:
+        """Give the participant what can be accepted, in the order of names; gives the bytes that came from each."""
         received = {}
         for peer in sorted(payloads):
             try:
@@ -370,6 +377,15 @@ class FCLExecutor(Executor):
             participant.receive(peer, features, round_number)
             received[peer] = tensor_bytes(payloads[peer].data)
         return received
+
+
+def _beside(work: Callable[[], dict[str, DXO]]) -> Future[dict[str, DXO]]:
+    """Do it on a thread of its own."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="fcl-peers")
+    try:
+        return pool.submit(work)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _share_of_cores(sites: list[str]) -> int | None:

@@ -96,6 +96,7 @@ class JobSettings:
     feature_bits: int = 16
     fan_out: int | None = None
     pull_rows: int | None = None
+    overlap: bool = False
     max_update_norm: float | None = None
     bundle_root: str | None = None
     trains: bool = True
@@ -188,6 +189,7 @@ def _training_job(settings: JobSettings) -> FedJob:
             feature_bits=settings.feature_bits,
             fan_out=settings.fan_out,
             pull_rows=settings.pull_rows,
+            overlap=settings.overlap,
             max_update_norm=settings.max_update_norm,
         ),
         id="controller",
@@ -302,6 +304,7 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
             "feature_bits",
             "fan_out",
             "pull_rows",
+            "overlap",
             "bundle_root",
             "min_patients",
         )
@@ -387,6 +390,12 @@ def _parser() -> argparse.ArgumentParser:
         "--fan-out", type=_count, metavar="N", help="peers whose features a site gets in a round (all)"
     )
     options.add_argument("--pull-rows", type=_count, metavar="N", help="rows that it gets of each of them (all)")
+    options.add_argument(
+        "--overlap",
+        action="store_true",
+        default=None,
+        help="sites pull features while they train and use them one round later",
+    )
     options.add_argument("--resume", action="store_true", help="go on from the checkpoints in --checkpoint-dir")
     options.add_argument("--bundle-root", metavar="DIR", help="another bundle than the installed one")
     parser = argparse.ArgumentParser(

@@ -48,6 +48,7 @@ class Header:
     ROUTE = "fcl_route"
     PEERS = "fcl_peers"
     PULL_ROWS = "fcl_pull_rows"
+    OVERLAP = "fcl_overlap"
     FEATURE_BITS = "fcl_feature_bits"
     WEIGHT_BITS = "fcl_weight_bits"
     RESUME_ROUND = "fcl_resume_round"

@@ -115,14 +115,15 @@ def test_encrypted_job_filters_what_leaves_before_it_encrypts(tmp_path: Path) ->
 
 
 def test_options_that_save_bytes_reach_the_exported_job(tmp_path: Path) -> None:
-    options = "--weight-bits 8 --feature-bits 8 --fan-out 3 --pull-rows 128"
+    options = "--weight-bits 8 --feature-bits 8 --fan-out 3 --pull-rows 128 --overlap"
     assert main(["export", "fcl_pretrain", "--out", str(tmp_path), *options.split()]) == 0
     server = _exported(tmp_path / "fcl_pretrain", "server")
-    assert {name: server[name] for name in ("weight_bits", "feature_bits", "fan_out", "pull_rows")} == {
+    assert {name: server[name] for name in ("weight_bits", "feature_bits", "fan_out", "pull_rows", "overlap")} == {
         "weight_bits": 8,
         "feature_bits": 8,
         "fan_out": 3,
         "pull_rows": 128,
+        "overlap": True,
     }
 
 
