@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.bytes --out runs/benchmarks/bytes.md
     python -m tests.benchmarks.bytes --variants fedavg fcl-8 --sites 2 --rounds 3 --set steps_per_epoch=2
-    python -m tests.benchmarks.bytes --finetune 20 --finetune-option=--set=annotated=1 --out runs/benchmarks/bytes.md
+    python -m tests.benchmarks.bytes --finetune 20 --finetune-option=--set=annotated=1 --seeds 0 1 2 --out bytes.md
 
-One run of FLARE's simulator per variant. The bytes are those of the tensors that travelled, as ``rounds.jsonl`` counts
-them. The reference is federated averaging in float32 of encoder and projection head, without features.
+One run of FLARE's simulator per variant and seed. The bytes are those of the tensors that travelled, as
+``rounds.jsonl`` counts them. The reference is federated averaging in float32 of encoder and projection head, without
+features.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from flare_app.job import RESULTS
@@ -43,16 +45,16 @@ class Row:
         variant: name.
         up, down: that a site sends and receives in a round, mean over rounds.
         total: both ways in the whole training, the validation of the last weights included.
-        knn: partition kNN accuracy of the last weights, 0..1.
-        dice: mean Dice of the last weights after fine-tuning; None without.
+        knn: partition kNN accuracy of the last weights by seed, 0..1.
+        dice: mean Dice of the last weights after fine-tuning, by seed; empty without.
     """
 
     variant: str
     up: float
     down: float
     total: float
-    knn: float | None
-    dice: float | None = None
+    knn: tuple[float, ...]
+    dice: tuple[float, ...] = ()
 
 
 def summarise(variant: str, rounds: Sequence[dict[str, Any]]) -> Row:
@@ -65,7 +67,7 @@ def summarise(variant: str, rounds: Sequence[dict[str, Any]]) -> Row:
     if not trained:
         raise ValueError(f"the run of {variant} has no trained round")
 
-    def mean(direction: str, lines: Sequence[dict[str, Any]]) -> float:
+    def of_a_site(direction: str, lines: Sequence[dict[str, Any]]) -> float:
         """MiB of a site in a round."""
         sites = [site for line in lines for site in line["sites"].values()]
         return (
@@ -77,17 +79,29 @@ def summarise(variant: str, rounds: Sequence[dict[str, Any]]) -> Row:
     measured = [line["validation"]["partition_knn"] for line in rounds if "partition_knn" in line["validation"]]
     return Row(
         variant=variant,
-        up=mean("up", trained),
-        down=mean("down", trained),
-        total=sum(mean("up", [line]) + mean("down", [line]) for line in rounds),
-        knn=measured[-1] if measured else None,
+        up=of_a_site("up", trained),
+        down=of_a_site("down", trained),
+        total=sum(of_a_site("up", [line]) + of_a_site("down", [line]) for line in rounds),
+        knn=tuple(measured[-1:]),
     )
 
 
-def last_dice(rounds: Sequence[dict[str, Any]]) -> float | None:
-    """Mean Dice of the last weights that were validated."""
-    measured = [line["validation"]["mean_dice"] for line in rounds if "mean_dice" in line["validation"]]
-    return measured[-1] if measured else None
+def last_dice(rounds: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+    """Mean Dice of the last weights that were validated; empty where none were."""
+    return tuple([line["validation"]["mean_dice"] for line in rounds if "mean_dice" in line["validation"]][-1:])
+
+
+def of_seeds(rows: Sequence[Row]) -> Row:
+    """One row of a variant's runs; the bytes are those of the first, which no seed changes."""
+    knn, dice = (tuple(value for row in rows for value in getattr(row, name)) for name in ("knn", "dice"))
+    return replace(rows[0], knn=knn, dice=dice)
+
+
+def _shown(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    if not values:
+        return "–"
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
@@ -99,18 +113,33 @@ def as_markdown(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         share = "–" if whole is None else f"{100 * row.total / whole:.0f} %"
-        knn, dice = ("–" if value is None else f"{value:.3f}" for value in (row.knn, row.dice))
-        lines.append(f"| {row.variant} | {row.up:.2f} / {row.down:.2f} | {row.total:.1f} | {share} | {knn} | {dice} |")
+        lines.append(
+            f"| {row.variant} | {row.up:.2f} / {row.down:.2f} | {row.total:.1f} | {share} | {_shown(row.knn)} | "
+            f"{_shown(row.dice)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def run(variant: str, workspace: Path, arguments: argparse.Namespace) -> Row:
-    """Run one variant; raises ``RuntimeError`` with the end of its output when it fails."""
-    row = summarise(variant, run_job("fcl_pretrain", workspace / variant, arguments, VARIANTS[variant]))
+    """Run one variant with all seeds; raises ``RuntimeError`` with the end of the output of one that fails."""
+    return of_seeds([_run_once(variant, workspace, arguments, seed) for seed in arguments.seeds or [arguments.seed]])
+
+
+def _run_once(variant: str, workspace: Path, arguments: argparse.Namespace, seed: int) -> Row:
+    arguments = argparse.Namespace(**{**vars(arguments), "seed": seed})
+    folder = workspace / f"{variant}-{seed}"
+    row = summarise(variant, run_job("fcl_pretrain", folder, arguments, VARIANTS[variant]))
     if not arguments.finetune:
         return row
-    options = ["--pretrained", str(workspace / variant / RESULTS / "last.pt"), *arguments.finetune_option]
-    lines = run_job("finetune", workspace / f"{variant}-finetune", arguments, options, arguments.finetune)
+    # The seed also says which patients are annotated.
+    options = ["--pretrained", str(folder / RESULTS / "last.pt"), "--set", f"split_seed={seed}"]
+    lines = run_job(
+        "finetune",
+        workspace / f"{folder.name}-finetune",
+        arguments,
+        [*options, *arguments.finetune_option],
+        arguments.finetune,
+    )
     return replace(row, dice=last_dice(lines))
 
 
@@ -119,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = run_parser(__doc__, Path("runs/bytes"))
     parser.add_argument(
         "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help=", ".join(VARIANTS)
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="several, for mean and spread (that of --seed)"
     )
     parser.add_argument("--finetune", type=int, metavar="ROUNDS", help="fine-tune each encoder, for the Dice")
     parser.add_argument(

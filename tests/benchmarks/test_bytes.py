@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flare_app.job import _parser
-from tests.benchmarks.bytes import VARIANTS, as_markdown, last_dice, summarise
+from tests.benchmarks.bytes import VARIANTS, as_markdown, last_dice, of_seeds, summarise
 
 MIB = 2**20
 
@@ -31,7 +33,7 @@ def test_a_row_is_of_one_site_and_its_total_of_the_whole_training():
     row = summarise("x", RUN)
     assert (row.up, row.down) == pytest.approx((1.5, 3.5))
     assert row.total == pytest.approx(1.5 + 5 + 1.5 + 2 + 1)
-    assert (row.knn, row.dice) == (0.8, None)
+    assert (row.knn, row.dice) == ((0.8,), ())
 
 
 def test_shares_are_of_the_reference():
@@ -41,10 +43,15 @@ def test_shares_are_of_the_reference():
 
 
 def test_dice_is_that_of_the_last_validation():
-    assert (
-        last_dice([{"validation": {"mean_dice": 0.5}}, {"validation": {}}, {"validation": {"mean_dice": 0.7}}]) == 0.7
+    assert last_dice([{"validation": {"mean_dice": 0.5}}, {"validation": {}}, {"validation": {"mean_dice": 0.7}}]) == (
+        0.7,
     )
-    assert last_dice([{"validation": {}}]) is None
+    assert last_dice([{"validation": {}}]) == ()
+
+
+def test_seeds_give_mean_and_spread():
+    rows = [replace(summarise("x", RUN), dice=(dice,)) for dice in (0.5, 0.7)]
+    assert "| 0.800 ± 0.000 | 0.600 ± 0.141 |" in as_markdown([of_seeds(rows)])
 
 
 def test_a_run_without_a_round_is_refused():
