@@ -17,7 +17,7 @@ from torch import Tensor
 from fcl.card import write_card
 from fcl.networks.weights import CheckpointError, read_card, read_weights, write_weights
 from flare_app.card import Facts
-from flare_app.storage import StorageError, replacing, storing, sync_folder
+from flare_app.storage import StorageError, keep_as, replacing, storing, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class RunState:
                 self.sites.setdefault(site, {"accepted": 0, "rejected": 0})[outcome] += 1
 
     def save(self, folder: Path) -> None:
-        """Write ``last.pt``; the one before stays as ``previous.pt``.
+        """Write ``last.pt``, which is there at any moment; the one before stays as ``previous.pt``.
 
         Raises:
             StorageError: when it cannot be written; then both are what they were.
@@ -117,7 +117,7 @@ class RunState:
             card = self.card()
             write_weights(new, self.weights, card)
             if last.exists():
-                os.replace(last, folder / PREVIOUS)
+                keep_as(last, folder / PREVIOUS)
             os.replace(new, last)
             write_card(card, last)
             sync_folder(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,3 +53,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def keep_as(file: Path, other: Path) -> None:
+    """Give ``file`` the name ``other`` as well, in place of what had it; both names exist at any moment."""
+    link = other.with_name(f".{other.name}.{os.getpid()}.part")
+    try:
+        try:
+            os.link(file, link)
+        except OSError:  # a file system without links
+            shutil.copyfile(file, link)
+        os.replace(link, other)
+    finally:
+        link.unlink(missing_ok=True)

@@ -79,7 +79,9 @@ def test_damaged_state_gives_way_to_the_previous_and_two_damaged_ones_are_an_err
         RunState.load(tmp_path)
 
 
-def test_crash_between_the_two_renames_leaves_the_previous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_between_the_two_renames_leaves_the_last_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in (1, 2):
         _state(number).save(tmp_path)
     original, calls = os.replace, []
@@ -94,6 +96,7 @@ def test_crash_between_the_two_renames_leaves_the_previous(tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         _state(3).save(tmp_path)
     assert calls == ["resume_00003.pt", "next.pt", "previous.pt", "last.pt"]
+    assert read_card(tmp_path / "last.pt")["rounds"] == 2
     loaded = RunState.load(tmp_path)
     assert loaded is not None
     assert loaded.round == 2

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from flare_app.storage import StorageError, replacing, storing
+from flare_app.storage import StorageError, keep_as, replacing, storing
 
 
 def _interrupted(file: Path) -> None:
@@ -21,6 +22,25 @@ def test_content_takes_the_place_of_the_file_only_when_whole(tmp_path: Path) -> 
         _interrupted(file)
     assert file.read_bytes() == b"one"
     assert [entry.name for entry in file.parent.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_keeps_its_name_beside_the_other(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "link", refuse)
+    new, old = tmp_path / "new", tmp_path / "old"
+    new.write_text("two")
+    old.write_text("one")
+    for _ in range(2):  # again: two names of one file are a case of their own
+        keep_as(new, old)
+        assert (new.read_text(), old.read_text()) == ("two", "two")
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["new", "old"]
+    new.unlink()
+    assert old.read_text() == "two"
 
 
 def test_message_says_what_where_why_and_the_way_out(tmp_path: Path) -> None:
