@@ -76,6 +76,7 @@ def side_by_side(what: str, against: str, measured: Callable[[], float], referen
     pairs = [(measured(), reference()) for _ in range(n)]
     ratios = [b / a for a, b in pairs]
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(f"{what} against {against}: {statistics.median(ratios):.2f}", file=sys.stderr, flush=True)
     return Row(what, against, ours, theirs, statistics.median(ratios), min(ratios), max(ratios))
 
 
