@@ -52,7 +52,7 @@ class BundleStatistics(Statistics):
         """Over the range that the bundle declares, whatever is asked for."""
         declared = self._source.measures()[feature_name]
         if declared is None:
-            raise NotImplementedError(f"{feature_name} has no declared range")
+            raise ValueError(f"{feature_name} has no declared range, so no histogram")
         counts, (low, high) = self._source.histogram(feature_name), declared
         width = (high - low) / len(counts)
         bins = [Bin(low + place * width, low + (place + 1) * width, n) for place, n in enumerate(counts)]

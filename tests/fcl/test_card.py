@@ -133,4 +133,4 @@ def test_a_descendant_keeps_where_its_weights_came_from() -> None:
         "rounds": 7,
         "config_hash": "0a1b",
     }
-    assert origin_of({"sites": {"general-hospital": 1}, "method": "/home/anna"}) is None
+    assert origin_of({"sites": {"general-hospital": 1}, "method": "/data/anna"}) is None

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from fcl.evaluation.overlays import COLOURS
-
+# Okabe & Ito 2008: told apart with any colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 MARKERS = "osD^vP*X<>"
 INK = "#010203"  # stands for the page's text colour
 # Told apart on white and on near-black; Okabe and Ito's first, without their yellow.

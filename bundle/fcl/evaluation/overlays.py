@@ -11,10 +11,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from fcl.evaluation.drawing import COLOURS
 from fcl.evaluation.metrics import CaseScore
-
-# Okabe & Ito 2008: told apart with any colour vision.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 
 
 def choose_cases(cases: Sequence[CaseScore]) -> dict[str, CaseScore]:

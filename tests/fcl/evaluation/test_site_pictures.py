@@ -10,7 +10,8 @@ from ignite.engine import Engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fcl.evaluation import OverlayPictures, ViewPictures
-from fcl.evaluation.overlays import COLOURS, paint
+from fcl.evaluation.drawing import COLOURS
+from fcl.evaluation.overlays import paint
 from fcl.transforms import BatchCompose, BatchRandIntensity, BatchRandSpatial
 
 
