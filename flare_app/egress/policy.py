@@ -20,6 +20,7 @@ _METRICS = (
     "absolute_error",
     "accuracy",
     "across",
+    "agreement",
     "aligning",
     "alignment",
     "bank_remote_rows",

@@ -64,7 +64,8 @@ class Cells:
     def models(self, cell: Cell) -> dict[str, Path]:
         """Whose model, to its file: ``all``, or each site."""
         if cell.training["where"] == "sites":
-            return {site: self.folder(cell) / f"{site}.pt" for site in self.cohort.sites}
+            sites = self.cohort.sites[: cell.training.get("alone")]
+            return {site: self.folder(cell) / f"{site}.pt" for site in sites}
         return {_ALL: self.folder(cell) / MODEL}
 
     def evaluations(self, cell: Cell) -> dict[str, Path]:

@@ -250,7 +250,8 @@ def _in_words(stage: str, mode: str) -> str:
 def _schedule(training: Mapping[str, Any]) -> str:
     size = training.get("set", {}).get("batch_size")
     batch = f" of {size} slices" if size else ""
-    return f"{training['rounds']} rounds of {training['steps']} steps{batch}"
+    alone = f", at the first {training['alone']} sites" if training.get("alone") else ""
+    return f"{training['rounds']} rounds of {training['steps']} steps{batch}{alone}"
 
 
 def _default(key: str) -> Any:

@@ -32,9 +32,11 @@ SMALL: dict[str, Any] = {
     "device": "$torch.device('cpu')",
 }
 # From the first epoch on, so that few epochs tell something.
-SOON: dict[str, dict[str, Any]] = {"self_training": {"train::variants::0::start": 0}}
+SOON: dict[str, dict[str, Any]] = {
+    name: {"train::variants::0::start": 0} for name in ("mean_teacher", "self_training")
+}
 IN_ROUNDS_ONLY = {"fedprox"}
-UNLABELLED = ["adversarial", "self_training"]
+UNLABELLED = ["adversarial", "mean_teacher", "self_training"]
 
 
 pytestmark = pytest.mark.usefixtures("own_thread_count")
@@ -135,13 +137,13 @@ def test_fedprox_is_refused_where_there_are_no_rounds(data: Path, tmp_path: Path
 
 def test_overlays_combine(data: Path, tmp_path: Path) -> None:
     names = [f"finetuning/{name}.json" for name in OVERLAYS if name != "unet_3d"]  # which would take long
-    soon = {"train::variants::2::start": 0}
+    soon = {"train::variants::2::start": 0, "train::variants::3::start": 0}
     participant: Any = open_overlays(names, data, tmp_path, **soon).participant
-    assert list(participant.variants.parts) == ["Adversarial", "FedProx", "SelfTraining"]
+    assert list(participant.variants.parts) == ["Adversarial", "FedProx", "MeanTeacher", "SelfTraining"]
     for number in range(2):
         participant.begin_round(number, 2, participant.weights())
         report = participant.train(never)
-    assert {"loss", "accuracy", "divergence", "kept_share"} == report.metrics.keys()
+    assert {"loss", "accuracy", "agreement", "divergence", "kept_share"} == report.metrics.keys()
     assert all(math.isfinite(value) for value in report.metrics.values())
 
 

@@ -90,6 +90,10 @@ def describe_run(stage: str) -> dict[str, Any]:
 
     Args:
         stage: ``"pre-training"`` or ``"fine-tuning"``.
+
+    Raises:
+        ValueError: when the architecture is written in a way that a card cannot hold, so that nobody could use the
+            weights: said before training, not after.
     """
     parser = _calling_parser()
     declared = {name: _configured(parser, name) for name in (*ARCHITECTURE, *PREPROCESSING) if name in parser}
@@ -97,6 +101,12 @@ def describe_run(stage: str) -> dict[str, Any]:
         logger.warning("the card will not tell the rule for intensities, which is no transform of plain settings")
         del declared[_INTENSITY]
     declared["strides"] = _spelt_out(declared["strides"], declared)
+    strange = {name: declared[name] for name in ARCHITECTURE if name in declared and not fits(name, declared[name])}
+    if strange:
+        raise ValueError(
+            f"{', '.join(f'{name} = {value!r}' for name, value in strange.items())}: the weights' card cannot hold "
+            "this. On a command line of the bundle, values are Python's: write True, not true"
+        )
     method = parser.get("method") or parser.get("network_def")
     declared |= {
         "stage": stage,

@@ -8,6 +8,7 @@ from fcl.engines.corruptions import HiddenPatches, Holes, Swaps
 from fcl.engines.fcl_method import FCL
 from fcl.engines.fedprox import FedProx
 from fcl.engines.inferers import AutocastInferer, volume_inferer
+from fcl.engines.mean_teacher import MeanTeacher
 from fcl.engines.method import Method, Untrained
 from fcl.engines.method_participant import MethodParticipant
 from fcl.engines.monitors import PartitionKNN
@@ -35,6 +36,7 @@ __all__ = [
     "HiddenPatches",
     "Holes",
     "LabelledVolumes",
+    "MeanTeacher",
     "Method",
     "MethodParticipant",
     "PartitionKNN",

@@ -148,3 +148,11 @@ def test_a_run_describes_itself(file: str, caplog: pytest.LogCaptureFixture) -> 
     assert "intensity" not in card["preprocessing"]
     assert "will not tell the rule for intensities" in caplog.text
     assert (card["method"], card["architecture"]["strides"]) == ("FCL", [[2, 2]] * 4)
+
+
+def test_an_architecture_that_no_card_can_hold_is_refused_before_training() -> None:
+    parser = parser_of("finetune", norm=["batch", {"affine": "true"}])
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("card")
+    assert str(root_cause(caught.value)).startswith("norm = ['batch', {'affine': 'true'}]: the weights' card cannot")
+    assert "write True, not true" in str(root_cause(caught.value))

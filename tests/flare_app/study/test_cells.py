@@ -125,6 +125,16 @@ def test_sites_alone_are_runs_of_one_process(cells: Cells, monkeypatch: pytest.M
     assert (cells.folder(cell) / "site-2.pt").read_text() == "work_site-2"
 
 
+def test_some_of_the_sites_can_stand_for_all(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    _Process(monkeypatch, _bundle(["model_last.pt", "model.pt", "resume.pt"]))
+    training = {**TRAINING, "where": "sites", "alone": 1, "set": {}}
+    cell = Cell("finetune", "fcl", 0, 3, "local", 1, training, FEDERATED)
+    cells.do(cell)
+    assert [run["options"]["site"] for run in _runs(cells, cell)] == ["site-1"]
+    assert cells.outputs(cell) == [cells.folder(cell) / "site-1.pt"]
+    assert set(cells.evaluations(Cell("evaluate", "fcl", 0, 3, "local", 1, {}, cell))) == {"site-1"}
+
+
 def test_sites_go_on_from_encoders_of_their_own_a_federation_from_the_first(
     cells: Cells, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,143 @@
+"""Mean teacher: a slowly moving copy of the network labels scans without annotation, pasted together with annotated ones.
+
+Letters: B batch, H, W, D axes of a slice or slab.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from torch import Tensor, nn
+
+from fcl.data import SliceLoader
+from fcl.engines.variant import Terms, Variant
+
+
+class MeanTeacher(Variant):
+    """Learns from unlabelled slices what a teacher sees in them, a box of each exchanged with an annotated slice.
+
+    The teacher is an exponential moving average of the network (Tarvainen and Valpola, NeurIPS 2017). It sees an
+    unlabelled slice as it is; the network is shown it augmented, as it is every annotated slice. Then a box of it is
+    cut out and filled from an annotated slice of the step, or the other way round, in the label as in the image
+    (bidirectional copy-paste, Bai et al., CVPR 2023): so what is right and what is guessed meet in every image.
+    Bai et al. weigh guessed voxels down and keep each class's largest component; here the whole image weighs
+    ``weight``, which grows from 0, and guesses are taken as they are.
+
+    Args:
+        slices: batches of unlabelled slices (:class:`fcl.data.UnlabelledSlices`); its batch size must be that of the
+            annotated ones.
+        start: epochs (rounds) of supervised training first; the teacher begins as a copy of the network then.
+        ramp: further epochs over which the weight grows to ``weight``, linearly.
+        weight: of the loss on the pasted slices.
+        momentum: m of the teacher's weights, ``m * teacher + (1 - m) * network`` after each step.
+        share: side of the box, as a share of the image's; the same for every axis of the slice.
+        seed: of the places of the boxes.
+
+    Raises:
+        ValueError: on negative epochs, or a ``weight``, ``momentum`` or ``share`` out of its range.
+    """
+
+    logs = ("agreement",)
+
+    def __init__(
+        self,
+        slices: SliceLoader,
+        start: int,
+        ramp: int,
+        weight: float = 1.0,
+        momentum: float = 0.99,
+        share: float = 2.0 / 3.0,
+        seed: int = 0,
+    ) -> None:
+        if start < 0 or ramp < 0 or not 0.0 < weight < float("inf"):
+            raise ValueError(
+                f"start and ramp must be 0 or more and weight above 0; got {start!r}, {ramp!r} and {weight!r}."
+            )
+        if not 0.0 <= momentum < 1.0 or not 0.0 < share < 1.0:
+            raise ValueError(
+                f"momentum must be from 0 to below 1 and share between 0 and 1; got {momentum!r} and {share!r}."
+            )
+        self.slices = slices
+        self.start = start
+        self.ramp = ramp
+        self.weight = weight
+        self.momentum = momentum
+        self.share = share
+        self.generator = torch.Generator().manual_seed(seed)
+        self.teacher: nn.Module | None = None
+        self._kept: dict[str, Tensor] = {}
+
+    def begin_epoch(self, engine: SupervisedTrainer) -> None:
+        # A site that joined late, or again, has missed the epoch in which the others' teachers began.
+        if self.teacher is None and (self._kept or engine.state.epoch > self.start):
+            self.teacher = copy.deepcopy(engine.network).eval().requires_grad_(False)
+            self.teacher.load_state_dict(self._kept or engine.network.state_dict())
+
+    def __call__(self, engine: SupervisedTrainer) -> Terms:
+        output = engine.state.output
+        if self.teacher is None:
+            nothing = output["pred"].new_zeros(())
+            return {"loss": nothing, "agreement": nothing}
+        self._follow(engine.network)
+        image, label = self._mixed(engine)
+        prediction = engine.inferer(image, engine.network)
+        loss = engine.loss_function(prediction, label).mean()
+        grown = min(1.0, (engine.state.epoch - self.start) / (self.ramp + 1))
+        hard = label if label.shape[1] == 1 else label.argmax(dim=1, keepdim=True)  # soft where slices are blended
+        agreement = (prediction.argmax(dim=1, keepdim=True) == hard).float().mean()
+        return {"loss": self.weight * grown * loss, "agreement": agreement}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "slices": self.slices.state_dict(),
+            "generator": self.generator.get_state(),
+            "teacher": self._kept if self.teacher is None else self.teacher.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.slices.load_state_dict(state["slices"])
+        self.generator.set_state(state["generator"].cpu())
+        self.teacher, self._kept = None, dict(state["teacher"])  # its modules are made when an epoch brings the network
+
+    @torch.no_grad()
+    def _mixed(self, engine: SupervisedTrainer) -> tuple[Tensor, Tensor]:
+        """Slices with a part that was annotated and a part that the teacher labelled, and their labels."""
+        assert self.teacher is not None
+        device, output = engine.state.device, engine.state.output
+        batch = next(iter(self.slices))
+        batch["label"] = engine.inferer(batch["image"].to(device), self.teacher).argmax(dim=1, keepdim=True)
+        image, label = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        rows = min(len(image), len(output["image"]))  # either may have fewer slices than a batch
+        box = self._boxes(image[:rows]).to(device)
+        return (
+            torch.where(box, output["image"][:rows], image[:rows]),
+            torch.where(box, output["label"][:rows], label[:rows]),
+        )
+
+    @torch.no_grad()
+    def _follow(self, network: nn.Module) -> None:
+        assert self.teacher is not None
+        own, current = self.teacher.state_dict(), network.state_dict()
+        for name, value in own.items():
+            if value.dtype.is_floating_point:
+                value.lerp_(current[name], 1.0 - self.momentum)
+            else:
+                value.copy_(current[name])
+
+    def _boxes(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W[, D]) where the annotated slice shows: inside a box for the first half, around it for the rest."""
+        boxes = torch.zeros(len(image), 1, *image.shape[2:], dtype=torch.bool)
+        for number, box in enumerate(boxes):
+            place: list[slice] = [slice(None)]
+            for side in image.shape[2:4]:
+                length = max(1, round(self.share * side))
+                start = int(torch.randint(side - length + 1, (1,), generator=self.generator))
+                place.append(slice(start, start + length))
+            box[tuple(place)] = True
+            if number >= len(image) // 2:
+                box.logical_not_()
+        return boxes

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from fcl.data import SliceLoader, UnlabelledSlices
+from fcl.engines import MeanTeacher
+
+UNLABELLED = ["v2", "v3"]
+
+
+def slices(cache, size: int = 8) -> SliceLoader:
+    return SliceLoader(UnlabelledSlices(cache, UNLABELLED), size, seed=0)
+
+
+def run_round(participant, number: int, total: int = 6):
+    participant.begin_round(number, total, participant.weights())
+    return participant.train(lambda: False)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_until_it_starts_training_is_plainly_supervised(segmenting, cache) -> None:
+    plain, taught = segmenting(), segmenting(MeanTeacher(slices(cache), start=2, ramp=0))
+    for number in range(2):
+        assert same(run_round(plain, number).weights, run_round(taught, number).weights)
+    assert not same(run_round(plain, 2).weights, run_round(taught, 2).weights)
+
+
+def test_the_teacher_is_a_moving_average_of_the_network(segmenting, cache) -> None:
+    variant = MeanTeacher(slices(cache), start=0, ramp=0, momentum=0.75)
+    participant = segmenting(variant)
+    network = participant.trainer.network
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    follow = variant._follow
+
+    def follow_and_note(current) -> None:
+        for name, value in current.state_dict().items():
+            moving = value.dtype.is_floating_point
+            expected[name] = 0.75 * expected[name] + 0.25 * value if moving else value.clone()
+        follow(current)
+
+    variant._follow = follow_and_note
+    run_round(participant, 0)
+    assert variant.teacher is not None
+    assert not variant.teacher.training
+    for name, value in variant.teacher.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+    assert not same(variant.teacher.state_dict(), network.state_dict())
+
+
+def test_images_are_pasted_from_an_annotated_and_an_unlabelled_slice_with_their_labels(segmenting, cache) -> None:
+    variant = MeanTeacher(slices(cache), start=0, ramp=0, share=0.5)
+    participant = segmenting(variant)
+    trainer, asked = participant.trainer, []
+    trainer.prepare_batch.augmentation = None
+    loss_function = trainer.loss_function
+
+    def note(prediction, label):
+        asked.append(label)
+        return loss_function(prediction, label)
+
+    trainer.loss_function = note
+    inputs = []
+    trainer.network.register_forward_pre_hook(lambda module, given: inputs.append(given[0]) if module.training else None)
+    run_round(participant, 0)
+    known = next(iter(SliceLoader(trainer.data_loader.dataset, 8, seed=0)))
+    new = next(iter(slices(cache)))
+    pasted, label = inputs[1], asked[1]  # after the supervised ones
+    from_known = (pasted == known["image"]) & (pasted != new["image"])
+    assert torch.equal(torch.where(from_known, known["image"], new["image"]), pasted)
+    shares = from_known.float().mean(dim=(1, 2, 3))
+    # A box of half the side covers a quarter; noise makes equal pixels rare.
+    assert torch.allclose(shares[:4], torch.tensor(0.25), atol=0.01)
+    assert torch.allclose(shares[4:], torch.tensor(0.75), atol=0.01)
+    assert torch.equal(label[from_known], known["label"][from_known])
+
+
+def test_the_weight_grows_over_the_ramp(segmenting, cache) -> None:
+    variant = MeanTeacher(slices(cache), start=1, ramp=3, weight=2.0)
+    participant = segmenting(variant)
+    loss_function, taught, added = participant.trainer.loss_function, [], []
+
+    def note(prediction, label):
+        taught.append(loss_function(prediction, label))
+        return taught[-1]
+
+    def call(engine):
+        terms = MeanTeacher.__call__(variant, engine)
+        added.append((terms["loss"].item(), taught[-1].item()))
+        return terms
+
+    participant.trainer.loss_function = note
+    participant.variants.parts["MeanTeacher"] = call
+    call.begin_epoch, call.begin_round, call.logs = variant.begin_epoch, variant.begin_round, variant.logs
+    shares = []
+    for number in range(6):
+        added.clear()
+        run_round(participant, number)
+        shares.append(added[0][0] / added[0][1])
+    assert shares == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0, 2.0])
+
+
+def test_a_site_that_joins_late_begins_with_the_network_that_it_was_given(segmenting, cache) -> None:
+    variant = MeanTeacher(slices(cache), start=1, ramp=0)
+    report = run_round(segmenting(variant), 4)
+    assert variant.teacher is not None
+    assert 0.0 < report.metrics["agreement"] <= 1.0
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_resumed_run_continues_bit_for_bit(segmenting, cache, done: int) -> None:
+    straight = segmenting(MeanTeacher(slices(cache), start=1, ramp=2))
+    for number in range(done):
+        weights = run_round(straight, number).weights
+    file = io.BytesIO()
+    torch.save(straight.state_dict(), file)
+    file.seek(0)
+    resumed = segmenting(MeanTeacher(slices(cache), start=1, ramp=2))
+    torch.manual_seed(9)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    ends = []
+    for participant in (straight, resumed):
+        participant.begin_round(done, 6, weights)
+        ends.append(participant.train(lambda: False))
+    assert same(ends[0].weights, ends[1].weights)
+    assert ends[0].metrics == ends[1].metrics
+
+
+def test_state_that_is_restored_and_saved_again_before_an_epoch_is_whole(segmenting, cache) -> None:
+    variant = MeanTeacher(slices(cache), start=0, ramp=0)
+    run_round(segmenting(variant), 0)
+    other = MeanTeacher(slices(cache), start=0, ramp=0)
+    other.load_state_dict(variant.state_dict())
+    assert same(other.state_dict()["teacher"], variant.state_dict()["teacher"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"start": -1, "ramp": 0}, "start and ramp must be 0 or more and weight above 0"),
+        ({"start": 0, "ramp": 0, "weight": 0.0}, "start and ramp must be 0 or more and weight above 0"),
+        ({"start": 0, "ramp": 0, "momentum": 1.0}, "momentum must be from 0 to below 1"),
+        ({"start": 0, "ramp": 0, "share": 1.0}, "share between 0 and 1"),
+    ],
+)
+def test_wrong_values_are_refused(cache, values, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MeanTeacher(slices(cache), **values)
