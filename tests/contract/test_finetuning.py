@@ -183,6 +183,16 @@ def test_fedbn_leaves_a_model_of_the_sites_own(data: Path, tmp_path: Path) -> No
     assert same(torch.load(tmp_path / "own.pt", weights_only=True)["weights"], {**average, **local})
 
 
+@pytest.mark.parametrize("overlay", ["finetuning/heavy_augmentation.json", "privacy/dp_sgd.json"])
+def test_the_encoder_has_a_rate_of_its_own(overlay: str, data: Path, tmp_path: Path) -> None:
+    participant: Any = open_overlays([overlay], data, tmp_path, encoder_learning_rate=0.0).participant
+    before = {name: value.clone() for name, value in participant.trainer.network.named_parameters()}
+    participant.begin_round(0, 2, participant.weights())
+    participant.train(never)
+    for name, value in participant.trainer.network.named_parameters():
+        assert torch.equal(value, before[name]) == name.startswith("encoder."), name
+
+
 @pytest.mark.parametrize(("overlay", "message"), [("fedprox", "FedProx would add"), ("mixup", "labels are soft")])
 def test_what_breaks_differential_privacy_is_refused(overlay: str, message: str, data: Path, tmp_path: Path) -> None:
     files = [f"finetuning/{overlay}.json", "privacy/dp_sgd.json"]
