@@ -222,7 +222,7 @@ def study_facts(study: Study, chosen: Selection, cohort: Cohort, command: str, s
     return {
         "Data": f"{cohort.patients} patients, {cohort.volumes} volumes, {len(cohort.sites)} sites",
         "Preset": study.preset or "none",
-        "Arms": "; ".join(_arm_in_words(study, arm) for arm in chosen.arms),
+        "Arms": ". ".join(_arm_in_words(study, arm) for arm in chosen.arms),
         "Folds and seeds": f"folds {_listed(chosen.folds)} of {study['folds']}, seeds {_listed(chosen.seeds)}",
         "Minutes": f"{seconds / 60:.1f} for all finished cells together",
         "Command": command,
@@ -230,16 +230,34 @@ def study_facts(study: Study, chosen: Selection, cohort: Cohort, command: str, s
 
 
 def _arm_in_words(study: Study, arm: str) -> str:
+    return f"{study.label(arm)}: " + "; ".join([_pretraining_in_words(study, arm), *_finetuning_in_words(study, arm)])
+
+
+def _pretraining_in_words(study: Study, arm: str) -> str:
     training = study.pretraining(arm)
     encoder = study["arms"][arm].get("encoder")
     if encoder:
-        return f"{study.label(arm)}: starts from {Path(encoder).name}"
+        return f"starts from {Path(encoder).name}"
     if training is None:
-        return f"{study.label(arm)}: no pre-training"
-    exchange = training.get("exchange") or "none"
-    changed = ", ".join(f"{key} {value}" for key, value in study["arms"][arm]["pretrain"].get("set", {}).items())
-    parts = [f"method {training.get('method') or 'fcl'}", training["where"], f"exchange {exchange}", changed]
-    return f"{study.label(arm)}: {', '.join(part for part in parts if part)}"
+        return "no pre-training"
+    pooled = {"steps": training["steps"] * study["sites"]} if training["where"] == "pool" else {}
+    parts = [f"method {training.get('method') or 'fcl'}", training["where"]]
+    parts += [f"exchange {training.get('exchange') or 'none'}", _schedule({**training, **pooled})]
+    return ", ".join([*parts, *_changes(study["arms"][arm]["pretrain"])])
+
+
+def _finetuning_in_words(study: Study, arm: str) -> list[str]:
+    """What the arm itself says of each mode."""
+    own = study["arms"][arm].get("finetune", {})
+    return [
+        ", ".join([f"{mode} fine-tuning", *([training["method"]] if training.get("method") else []), *_changes(training)])
+        for mode, training in own.items()
+    ]
+
+
+def _changes(training: Mapping[str, Any]) -> list[str]:
+    """Keys that it sets, the batch size apart: that is part of the schedule."""
+    return [f"{key} {value}" for key, value in training.get("set", {}).items() if key != "batch_size"]
 
 
 def _in_words(stage: str, mode: str) -> str:

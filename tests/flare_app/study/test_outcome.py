@@ -167,7 +167,13 @@ def test_nothing_finished_gives_no_page(study: Study, cells: FakeCells, console:
     assert outcome.write_report({}) is None
 
 
-def test_facts_name_how_each_arm_was_pretrained(study: Study, cells: FakeCells) -> None:
-    facts = study_facts(study, study.select(), cells.cohort, "python -m flare_app.study", 90)
-    assert facts["Arms"] == "random: no pre-training; FCL: method fcl, federation, exchange features"
+def test_facts_name_how_each_arm_was_trained(study: Study, cells: FakeCells) -> None:
+    chosen = study.select(arms=["random", "fcl", "fcl_slow"])
+    facts = study_facts(study, chosen, cells.cohort, "python -m flare_app.study", 90)
+    assert facts["Arms"].split(". ") == [
+        "random: no pre-training",
+        "FCL: method fcl, federation, exchange features, 2 rounds of 3 steps",
+        "fcl_slow: method fcl, federation, exchange features, 2 rounds of 3 steps; local fine-tuning, "
+        "learning_rate 0.0001",
+    ]
     assert facts["Minutes"].startswith("1.5 ")
