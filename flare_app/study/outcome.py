@@ -249,10 +249,8 @@ def _pretraining_in_words(study: Study, arm: str) -> str:
 def _finetuning_in_words(study: Study, arm: str) -> list[str]:
     """What the arm itself says of each mode."""
     own = study["arms"][arm].get("finetune", {})
-    return [
-        ", ".join([f"{mode} fine-tuning", *([training["method"]] if training.get("method") else []), *_changes(training)])
-        for mode, training in own.items()
-    ]
+    methods = {mode: [training["method"]] if training.get("method") else [] for mode, training in own.items()}
+    return [", ".join([f"{mode} fine-tuning", *methods[mode], *_changes(training)]) for mode, training in own.items()]
 
 
 def _changes(training: Mapping[str, Any]) -> list[str]:

@@ -32,9 +32,7 @@ SMALL: dict[str, Any] = {
     "device": "$torch.device('cpu')",
 }
 # From the first epoch on, so that few epochs tell something.
-SOON: dict[str, dict[str, Any]] = {
-    name: {"train::variants::0::start": 0} for name in ("mean_teacher", "self_training")
-}
+SOON: dict[str, dict[str, Any]] = {name: {"train::variants::0::start": 0} for name in ("mean_teacher", "self_training")}
 IN_ROUNDS_ONLY = {"fedprox"}
 UNLABELLED = ["adversarial", "mean_teacher", "self_training"]
 

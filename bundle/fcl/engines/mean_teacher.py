@@ -1,4 +1,4 @@
-"""Mean teacher: a slowly moving copy of the network labels scans without annotation, pasted together with annotated ones.
+"""Mean teacher: a slowly moving copy of the network labels scans without annotation, mixed with annotated ones.
 
 Letters: B batch, H, W, D axes of a slice or slab.
 """
@@ -129,7 +129,7 @@ class MeanTeacher(Variant):
                 value.copy_(current[name])
 
     def _boxes(self, image: Tensor) -> Tensor:
-        """(B, 1, H, W[, D]) where the annotated slice shows: inside a box for the first half, around it for the rest."""
+        """(B, 1, H, W[, D]) where the annotated slice shows: in a box for the first half, around it for the rest."""
         boxes = torch.zeros(len(image), 1, *image.shape[2:], dtype=torch.bool)
         for number, box in enumerate(boxes):
             place: list[slice] = [slice(None)]

@@ -66,7 +66,9 @@ def test_images_are_pasted_from_an_annotated_and_an_unlabelled_slice_with_their_
 
     trainer.loss_function = note
     inputs = []
-    trainer.network.register_forward_pre_hook(lambda module, given: inputs.append(given[0]) if module.training else None)
+    trainer.network.register_forward_pre_hook(
+        lambda module, given: inputs.append(given[0]) if module.training else None
+    )
     run_round(participant, 0)
     known = next(iter(SliceLoader(trainer.data_loader.dataset, 8, seed=0)))
     new = next(iter(slices(cache)))
