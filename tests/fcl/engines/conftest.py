@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 
@@ -64,3 +65,32 @@ def segmenting(cache: SliceCache) -> Callable[..., SegmentationParticipant]:
         return SegmentationParticipant(trainer, evaluator, schedule, variants=together, **options)
 
     return make
+
+
+@pytest.fixture
+def check_resume(segmenting) -> Callable[[Callable[[], Variant], int], list[Variant]]:
+    """Trains some rounds of 6, then lets the participant and one restored from its saved state train one more: both
+    must end alike bit for bit. Takes what makes the variant and the rounds before; gives both variants."""
+
+    def check(make: Callable[[], Variant], done: int) -> list[Variant]:
+        variants = [make(), make()]
+        straight, resumed = (segmenting(variant) for variant in variants)
+        for number in range(done):
+            straight.begin_round(number, 6, straight.weights())
+            weights = straight.train(lambda: False).weights
+        file = io.BytesIO()
+        torch.save(straight.state_dict(), file)
+        file.seek(0)
+        torch.manual_seed(9)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        ends = []
+        for participant in (straight, resumed):
+            participant.begin_round(done, 6, weights)
+            ends.append(participant.train(lambda: False))
+        assert ends[0].weights.keys() == ends[1].weights.keys()
+        for name, value in ends[0].weights.items():
+            assert torch.equal(value, ends[1].weights[name]), name
+        assert ends[0].metrics == ends[1].metrics
+        return variants
+
+    return check

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import math
 
 import pytest
@@ -94,22 +93,8 @@ def test_discriminator_learns_to_tell_what_can_be_told(cache) -> None:
     assert accuracies[-1] > 0.95
 
 
-def test_resumed_run_continues_bit_for_bit(segmenting, cache) -> None:
-    straight = segmenting(variant(cache))
-    weights = run_round(straight, 0).weights
-    file = io.BytesIO()
-    torch.save(straight.state_dict(), file)
-    file.seek(0)
-    resumed = segmenting(variant(cache))
-    torch.manual_seed(9)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    ends = []
-    for participant in (straight, resumed):
-        participant.begin_round(1, 4, weights)
-        ends.append(participant.train(lambda: False))
-    assert same(ends[0].weights, ends[1].weights)
-    assert ends[0].metrics == ends[1].metrics
-    one, other = (each.variants.parts["Adversarial"].discriminator.state_dict() for each in (straight, resumed))
+def test_resumed_run_continues_bit_for_bit(check_resume, cache) -> None:
+    one, other = (each.discriminator.state_dict() for each in check_resume(lambda: variant(cache), 1))
     assert same(one, other)
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-
 import pytest
 import torch
 
@@ -115,22 +113,8 @@ def test_a_site_that_joins_late_begins_with_the_network_that_it_was_given(segmen
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_resumed_run_continues_bit_for_bit(segmenting, cache, done: int) -> None:
-    straight = segmenting(MeanTeacher(slices(cache), start=1, ramp=2))
-    for number in range(done):
-        weights = run_round(straight, number).weights
-    file = io.BytesIO()
-    torch.save(straight.state_dict(), file)
-    file.seek(0)
-    resumed = segmenting(MeanTeacher(slices(cache), start=1, ramp=2))
-    torch.manual_seed(9)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    ends = []
-    for participant in (straight, resumed):
-        participant.begin_round(done, 6, weights)
-        ends.append(participant.train(lambda: False))
-    assert same(ends[0].weights, ends[1].weights)
-    assert ends[0].metrics == ends[1].metrics
+def test_resumed_run_continues_bit_for_bit(check_resume, cache, done: int) -> None:
+    check_resume(lambda: MeanTeacher(slices(cache), start=1, ramp=2), done)
 
 
 def test_state_that_is_restored_and_saved_again_before_an_epoch_is_whole(segmenting, cache) -> None:
