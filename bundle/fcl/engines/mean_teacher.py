@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fcl.data import SliceLoader
 from fcl.engines.variant import Terms, Variant
@@ -28,8 +29,8 @@ class MeanTeacher(Variant):
     ``weight``, which grows from 0, and guesses are taken as they are.
 
     Args:
-        slices: batches of unlabelled slices (:class:`fcl.data.UnlabelledSlices`); its batch size must be that of the
-            annotated ones.
+        slices: batches of unlabelled slices (:class:`fcl.data.UnlabelledSlices`); of the larger of the two batches,
+            the slices that have no partner are left out.
         start: epochs (rounds) of supervised training first; the teacher begins as a copy of the network then.
         ramp: further epochs over which the weight grows to ``weight``, linearly.
         weight: of the loss on the pasted slices.
@@ -68,6 +69,7 @@ class MeanTeacher(Variant):
         self.momentum = momentum
         self.share = share
         self.generator = torch.Generator().manual_seed(seed)
+        self._average = get_ema_multi_avg_fn(momentum)
         self.teacher: nn.Module | None = None
         self._kept: dict[str, Tensor] = {}
 
@@ -75,7 +77,9 @@ class MeanTeacher(Variant):
         # A site that joined late, or again, has missed the epoch in which the others' teachers began.
         if self.teacher is None and (self._kept or engine.state.epoch > self.start):
             self.teacher = copy.deepcopy(engine.network).eval().requires_grad_(False)
-            self.teacher.load_state_dict(self._kept or engine.network.state_dict())
+            if self._kept:
+                self.teacher.load_state_dict(self._kept)
+                self._kept = {}
 
     def __call__(self, engine: SupervisedTrainer) -> Terms:
         output = engine.state.output
@@ -122,11 +126,10 @@ class MeanTeacher(Variant):
     def _follow(self, network: nn.Module) -> None:
         assert self.teacher is not None
         own, current = self.teacher.state_dict(), network.state_dict()
-        for name, value in own.items():
-            if value.dtype.is_floating_point:
-                value.lerp_(current[name], 1.0 - self.momentum)
-            else:
-                value.copy_(current[name])
+        moving = [name for name, value in own.items() if value.is_floating_point()]
+        self._average([own[name] for name in moving], [current[name] for name in moving], None)
+        for name in own.keys() - set(moving):  # what batch normalisation counts
+            own[name].copy_(current[name])
 
     def _boxes(self, image: Tensor) -> Tensor:
         """(B, 1, H, W[, D]) where the annotated slice shows: in a box for the first half, around it for the rest."""
