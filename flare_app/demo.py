@@ -25,15 +25,10 @@ from rich.table import Table
 
 from flare_app.job import RESULTS
 from flare_app.meter import Meter
+from flare_app.processes import end_like_ctrl_c
 from flare_app.records import ROUNDS_FILE
 from flare_app.rounds_view import look_at_rounds
-from flare_app.steps import (
-    StepFailed,
-    Steps,
-    end_like_ctrl_c,
-    read_progress,
-    run_process,
-)
+from flare_app.steps import StepFailed, Steps, read_progress, run_process
 
 ARMS = ("random", "fcl")
 _FOLDS = 2

@@ -5,31 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 from rich.console import Console
 
 from flare_app.meter import Look, Meter
+from flare_app.processes import end_family
 
 _TAIL = 25  # lines of a log that a failure shows
 _POLL_S = 0.3
 # A line of fcl.engines.Progress: "fine-tuning: epoch 3/10, loss 0.71, 00:10 gone, 00:20 left".
 _PROGRESS = re.compile(r"progress: [\w-]+: (?:(?:step|epoch) (\d+)/(\d+)|\d+ done)(?:, (.*))?, \S+ gone, \S+ left")
-
-
-def end_like_ctrl_c() -> None:
-    """Have SIGTERM end this process as Ctrl-C does, with the steps' own processes."""
-
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
 
 
 class StepFailed(RuntimeError):
@@ -56,7 +47,9 @@ def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[
                 meter.show(*look())
                 time.sleep(_POLL_S)
         finally:
-            _end(process)
+            if process.poll() is None:
+                end_family(psutil.Process(process.pid))
+                process.wait()
     if process.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
         raise StepFailed(f"{tail}\n\nThe command ended with code {process.returncode}. The whole log: {log}")
@@ -69,26 +62,6 @@ def read_progress(log: str, total: int) -> tuple[int, str]:
     for part, whole, shown in _PROGRESS.findall(log):
         done, values = (round(total * int(part) / int(whole)) if part else total), shown or values
     return done, values
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process and all that it started to end, then make them."""
-    if process.poll() is not None:
-        return
-    parent = psutil.Process(process.pid)
-    family = [parent, *parent.children(recursive=True)]  # FLARE puts sites into sessions of their own
-    for member in family:
-        _signal(member.terminate)
-    for member in psutil.wait_procs(family, timeout=5)[1]:
-        _signal(member.kill)
-    process.wait()
-
-
-def _signal(send: Callable[[], None]) -> None:
-    try:
-        send()
-    except psutil.NoSuchProcess:
-        return
 
 
 class Steps:

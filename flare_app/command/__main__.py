@@ -36,8 +36,8 @@ from flare_app.command.show import report_problems
 
 # What is passed on as it stands: words, module with a `main`, words that it gets first.
 _PASSED_ON: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
-    ("job", "assemble"): ("flare_app.job", ("export",)),
-    ("job", "run"): ("flare_app.job", ("run",)),
+    ("job", "assemble"): ("flare_app.job.__main__", ("export",)),
+    ("job", "run"): ("flare_app.job.__main__", ("run",)),
     ("job", "submit"): ("flare_app.provision.__main__", ("submit",)),
     ("job", "resume"): ("flare_app.provision.__main__", ("resume",)),
     ("egress",): ("flare_app.egress.__main__", ()),

@@ -21,16 +21,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
 from flare_app.job import JOBS
+from flare_app.processes import end_like_ctrl_c
 from flare_app.provision.consortium import Consortium, run_consortium, watch
 from flare_app.provision.kits import (
     PROJECT_FILE,
@@ -175,8 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; gives the exit code."""
     arguments, console = _parser().parse_args(argv), Console()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    end_like_ctrl_c()
     try:
         return int(arguments.run(arguments, console))
     except ProvisionError as error:
@@ -185,13 +183,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted; nothing that was started is left")
         return 130
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    # Once: a second one must not disturb the ending of processes.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

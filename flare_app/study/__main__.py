@@ -25,7 +25,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from fcl.commandline import key_value
-from flare_app.steps import StepFailed, end_like_ctrl_c
+from flare_app.processes import end_like_ctrl_c
+from flare_app.steps import StepFailed
 from flare_app.study.cells import Cells, all_threads
 from flare_app.study.data import prepare_cohort
 from flare_app.study.outcome import Outcome, study_facts

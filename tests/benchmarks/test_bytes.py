@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from flare_app.job import _parser
+from flare_app.job.__main__ import _parser
 from tests.benchmarks.bytes import VARIANTS, as_markdown, last_dice, of_seeds, summarise
 
 MIB = 2**20

@@ -16,7 +16,7 @@ WITHOUT = {
     "fcl.evaluation": ("torch", "monai", "matplotlib"),
     "fcl.commandline": ("torch", "monai"),
     "flare_app.command.__main__": ("torch", "monai", "nvflare", "matplotlib"),
-    "flare_app.job": ("torch", "monai", "nvflare"),
+    "flare_app.job.__main__": ("torch", "monai", "nvflare"),
     "fcl.losses": ("monai", "scipy"),
     "fcl.memory": ("monai", "scipy"),
     "fcl.networks.weights": ("monai", "scipy"),

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import fcl
-from flare_app import job
-from flare_app.job import JOBS, JobSettings, build_job, main
+from flare_app.job import JOBS, JobSettings, build_job, definition
+from flare_app.job import __main__ as command
+from flare_app.job.__main__ import main
 from flare_app.protocol import TaskName
 
 
@@ -77,7 +78,8 @@ def test_run_asks_for_a_thread_per_site_and_gives_the_exit_code(
         asked["settings"] = settings
         return Job()
 
-    monkeypatch.setattr(job, "build_job", build)
+    monkeypatch.setattr(definition, "build_job", build)
+    monkeypatch.setattr(command, "end_like_ctrl_c", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FCL_SITE_SETTINGS", "")
     options = ["--sites", "1", "--workspace", "ws", "--pretrained", "encoder.pt", "--checkpoint-dir", "state"]
@@ -87,7 +89,7 @@ def test_run_asks_for_a_thread_per_site_and_gives_the_exit_code(
     # The simulator runs elsewhere: paths that its processes read must not depend on the folder.
     assert asked["settings"].pretrained == str(tmp_path / "encoder.pt")
     assert asked["settings"].checkpoint_dir == str(tmp_path / "state")
-    assert job.os.environ["FCL_SITE_SETTINGS"] == str(tmp_path / "site.json")
+    assert command.os.environ["FCL_SITE_SETTINGS"] == str(tmp_path / "site.json")
     assert "the job failed (code 2)" in capsys.readouterr().out
 
 

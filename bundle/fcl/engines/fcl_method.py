@@ -4,7 +4,7 @@ K drawn features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class FCL(Method):
         position: of every local row along its volume, for a loss that compares positions; None for one that does not.
         slices: batches of all local slices in order, un-augmented, to fill the bank from: at the first step where
             nothing has filled it before, since a bank that grows makes the loss rise. None leaves it to the steps.
+            Rows are made as steps make them, from augmented views by a network in training mode: else the loss could
+            tell them from the steps' own, and peers' features from local ones, by how they were made.
 
     Raises:
         ValueError: on ``drawn_features`` below 1.
@@ -56,7 +58,7 @@ class FCL(Method):
     def __call__(self, step: Step) -> Terms:
         assert step.momentum_network is not None  # the trainer has checked it
         if self.slices is not None and not self.bank.complete:
-            self._fill(step.momentum_network, step.inferer)
+            self._fill(step.momentum_network, step.inferer, step.augment)
         view1, view2 = step.augment(step.image), step.augment(step.image)
         q_BD = step.run(step.network, view1)
         k_BD = step.run_target(view2)
@@ -80,18 +82,27 @@ class FCL(Method):
         )
         return {**logged(terms), **feature_monitors(k_BD, q_BD)}
 
-    def refresh_bank(self, trainer: PretrainTrainer) -> None:
-        """Overwrite the bank's local rows with un-augmented features of the momentum encoder: one forward pass."""
+    def refresh_bank(self, trainer: PretrainTrainer, independent: bool = False) -> None:
+        """Overwrite the bank's local rows with features of the momentum encoder: one forward pass.
+
+        Args:
+            trainer: whose momentum network, inferer and augmentation make them.
+            independent: make each row from its own slice and the weights alone, by a network in evaluation mode, so
+                that batch normalisation lets no other slice of its batch in.
+        """
         assert trainer.momentum_network is not None  # the trainer has checked it
-        self._fill(trainer.momentum_network, trainer.inferer)
+        self._fill(trainer.momentum_network, trainer.inferer, trainer.augment, independent)
 
     @torch.no_grad()
-    def _fill(self, network: nn.Module, inferer: Inferer) -> None:
+    def _fill(
+        self, network: nn.Module, inferer: Inferer, augment: Callable[[Tensor], Tensor], independent: bool = False
+    ) -> None:
         assert self.slices is not None  # the callers have checked it
         training = network.training
-        network.eval()
         for batch in self.slices:
-            self.bank.update(batch["row"].to(self.bank.device), inferer(batch["image"].to(self.bank.device), network))
+            view = augment(batch["image"].to(self.bank.device))
+            network.train(len(view) > 1 and not independent)  # one slice alone has no batch statistics
+            self.bank.update(batch["row"].to(self.bank.device), inferer(view, network))
         network.train(training)
 
     def state_dict(self) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class PretrainParticipant(HostedTraining[FCL]):
         load_federated_weights(trainer.network, weights, self.norm_stats)
         if self.momentum_sync == "global":
             trainer.sync_momentum_network()
-        trainer.method.refresh_bank(trainer)
+        # The guarantee of noise counts a patient's own rows: no other patient's may depend on that patient.
+        trainer.method.refresh_bank(trainer, independent=self.publisher.policy.noise_multiplier is not None)
         self._features_are_fresh = True
         trainer.method.bank.expire(round_number)
         self.schedule.begin_round(self.trainer, round_number, total_rounds, len(self.loader))

@@ -12,6 +12,7 @@ from fcl.federation import FeatureSet, Participant
 from fcl.losses import FCLLoss
 from fcl.memory import FeatureBank
 from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder
+from fcl.privacy import FeaturePolicy
 from fcl.transforms import BatchCompose, BatchRandIntensity, BatchRandSpatial
 
 
@@ -228,6 +229,30 @@ def test_a_bank_that_was_restored_is_not_filled_again(cache):
     trainer.method.refresh_bank(trainer)
     trainer.method.slices = None  # whoever asked for them now would fail
     trainer.run()
+
+
+@pytest.mark.parametrize("noise", [None, 1.0])
+def test_a_round_makes_rows_as_steps_do_but_under_noise_each_from_its_slice_alone(cache, noise):
+    participant = build(cache, feature_policy=FeaturePolicy(noise_multiplier=noise))
+    method, seen = participant.trainer.method, []
+    participant.trainer.momentum_network.register_forward_pre_hook(
+        lambda network, given: seen.append((network.training, given[0]))
+    )
+    participant.begin_round(0, 2, participant.weights())
+    (training, view), *others = seen
+    assert training is (noise is None)
+    assert not others
+    stored = next(iter(method.slices))["image"]
+    assert view.shape == stored.shape
+    assert not torch.equal(view, stored)
+
+
+def test_a_slice_that_is_alone_in_its_batch_gets_its_row_under_batch_normalisation(cache):
+    participant = build(cache, batch_norm=True)
+    trainer, slices = participant.trainer, list(participant.trainer.method.slices)
+    trainer.method.slices = [{name: value[:1] for name, value in slices[0].items()}]
+    trainer.method.refresh_bank(trainer)
+    assert len(trainer.method.bank) == 1
 
 
 def test_participant_needs_a_method_with_slices(cache):

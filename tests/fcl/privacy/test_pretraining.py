@@ -70,7 +70,9 @@ def test_one_patients_features_do_not_depend_on_the_others(cache: SliceCache) ->
     """What the sensitivity rests on: the encoder in evaluation mode does not mix the slices of a batch."""
     participant = build(cache, norm="batch")
     participant.begin_round(0, 3, participant.weights())
-    method = participant.trainer.method
+    method, generator = participant.trainer.method, participant.trainer.generator
+    views = generator.get_state()
+    method.refresh_bank(participant.trainer, independent=True)
     before, slices = method.bank.local().features.clone(), list(method.slices)
 
     def others_blanked():
@@ -79,7 +81,8 @@ def test_one_patients_features_do_not_depend_on_the_others(cache: SliceCache) ->
             yield {**batch, "image": batch["image"].masked_fill(other[:, None, None, None], 0.0)}
 
     method.slices = others_blanked()
-    method.refresh_bank(participant.trainer)
+    generator.set_state(views)
+    method.refresh_bank(participant.trainer, independent=True)
     own = method.bank.local()
     assert torch.allclose(own.features[own.volume == 0], before[own.volume == 0], atol=1e-5)
     assert not torch.allclose(own.features[own.volume == 1], before[own.volume == 1], atol=1e-3)

@@ -33,8 +33,8 @@ def test_every_command_has_help(words, capsys):
 @pytest.mark.parametrize(
     ("words", "module", "passed"),
     [
-        (["job", "assemble", "finetune", "--out", "x"], "flare_app.job", ["export", "finetune", "--out", "x"]),
-        (["job", "run", "--help"], "flare_app.job", ["run", "--help"]),
+        (["job", "assemble", "finetune", "--out", "x"], "flare_app.job.__main__", ["export", "finetune", "--out", "x"]),
+        (["job", "run", "--help"], "flare_app.job.__main__", ["run", "--help"]),
         (["job", "submit", "f", "--kit", "k"], "flare_app.provision.__main__", ["submit", "f", "--kit", "k"]),
         (["job", "resume", "f"], "flare_app.provision.__main__", ["resume", "f"]),
         (["egress", "a.jsonl", "--json"], "flare_app.egress.__main__", ["a.jsonl", "--json"]),
