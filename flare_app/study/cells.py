@@ -175,7 +175,7 @@ class Cells:
         models = self.models(cell.after)
         runs: list[_Run] = []
         for who, folder in self.evaluations(cell).items():
-            keys = {**self.shared, "fold": cell.fold, "ckpt": str(models[who]), "output_dir": str(folder)}
+            keys = {**cell.training["set"], "fold": cell.fold, "ckpt": str(models[who]), "output_dir": str(folder)}
             runs.append(("evaluate.json", [], keys))
         self._run_bundle(cell, runs)
         for folder in self.evaluations(cell).values():

@@ -164,7 +164,8 @@ class Outcome:
             "Pre-training": _schedule(self.study["pretrain"]) + "; bundle/configs/pretrain.json has the rest",
             "Fine-tuning": "; ".join(f"{mode}: {_schedule(entry)}" for mode, entry in tuning.items())
             + "; last weights, none chosen by validation; the same for all arms but where an arm says otherwise",
-            "Dice": "for each volume on its native grid, mean over structures, then over volumes",
+            "Dice": "for each volume on its native grid, mean over structures, then over volumes"
+            + "".join(f"; {change}" for change in _changes(self.study["evaluate"])),
             "Spread": "over folds and seeds; local: over sites as well, in a table of its own",
         }
 

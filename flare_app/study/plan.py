@@ -27,7 +27,7 @@ class Cell:
         stage: ``pretrain``, ``finetune``, ``evaluate`` or ``features``.
         arm, fold, seed: of the study.
         mode, annotated: of fine-tuning and its evaluation.
-        training: how it is trained, as :meth:`Study.pretraining` and :meth:`Study.finetuning` give it; empty otherwise.
+        training: how it is trained or evaluated, as :class:`Study` gives it; empty for features.
         after: the cell whose models it uses.
         configuration: hash of everything in the study, its split and the bundle's files that the result depends on.
     """
@@ -99,8 +99,8 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
                         tuned = add(
                             Cell("finetune", arm, fold, seed, mode, annotated, training, encoders.get(arm), key)
                         )
-                        key = bundle.key({"set": study["set"]}, fold, seed, ["evaluate.json"], tuned)
-                        add(Cell("evaluate", arm, fold, seed, mode, annotated, {}, tuned, key))
+                        key = bundle.key(study.evaluation(), fold, seed, ["evaluate.json"], tuned)
+                        add(Cell("evaluate", arm, fold, seed, mode, annotated, study.evaluation(), tuned, key))
     return list(cells.values())
 
 

@@ -27,6 +27,7 @@ _STUDY: dict[str, Any] = {
     "set": _ANY,
     "pretrain": _TRAINING,
     "finetune": {"*": _TRAINING},
+    "evaluate": {"set": _ANY},
     "arms": {"*": _ARM},
     "run": _RUN,
 }
@@ -40,6 +41,7 @@ _DEFAULTS: dict[str, Any] = {
     "references": [],
     "published": None,
     "set": {},
+    "evaluate": {},
 }
 
 
@@ -104,6 +106,10 @@ class Study:
         encoder = self["arms"][arm].get("encoder")
         given = {"encoder": str(Path(encoder).resolve())} if encoder else {}
         return _with_shared(self, {**merge(self["finetune"][mode], own), **given})
+
+    def evaluation(self) -> dict[str, Any]:
+        """How models are evaluated: ``set``, the keys of ``evaluate.json``."""
+        return _with_shared(self, self["evaluate"])
 
     def select(self, **wanted: Sequence[Any] | None) -> Selection:
         """The cells asked for: what is given, else what the study's ``run`` names, else all that there is.

@@ -12,6 +12,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from flare_app.study.settings import load_study
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "bundle" / "docs"
 CONFIGS = ROOT / "bundle" / "configs"
@@ -72,8 +74,8 @@ def known_keys() -> frozenset[str]:
 
 
 def test_keys_that_jobs_set_exist() -> None:
-    # A study's own keys are set in the same way: from its file.
-    study = json.loads((CONFIGS / "studies" / "acdc.json").read_text(encoding="utf-8"))
+    # A study's own keys are set in the same way: from its file, or from its defaults.
+    study = load_study([CONFIGS / "studies" / "acdc.json"]).content
     wrong = []
     for name, text in TEXTS.items():
         for key in re.findall(r"--set[ =]([a-z][\w:]*)=", text):

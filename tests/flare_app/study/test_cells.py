@@ -164,12 +164,12 @@ def test_evaluation_keeps_scores_and_the_worst_picture_of_each_model(
     cells: Cells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = Cell("finetune", "fcl", 1, 0, "local", 1, {**TRAINING, "where": "sites"})
-    cell = Cell("evaluate", "fcl", 1, 0, "local", 1, {}, tuned)
+    cell = Cell("evaluate", "fcl", 1, 0, "local", 1, {"set": {"largest_component": True}}, tuned)
     _Process(monkeypatch, _bundle(["scores.csv", *(f"overlay_{rank}_x.png" for rank in ("worst", "median", "best"))]))
     cells.do(cell)
     runs = _runs(cells, cell)
     assert [Path(run["options"]["ckpt"]).name for run in runs] == ["site-1.pt", "site-2.pt"]
-    assert {run["options"]["fold"] for run in runs} == {1}
+    assert {(run["options"]["fold"], run["options"]["largest_component"]) for run in runs} == {(1, True)}
     # Each model on the patients of all sites.
     assert not any("site" in run["options"] for run in runs)
     kept = [f"{site}/{name}" for site in ("site-1", "site-2") for name in ("overlay_worst_x.png", "scores.csv")]

@@ -58,6 +58,7 @@ def test_arms_that_pretrain_alike_share_it_whichever_is_asked_for(study: Study) 
         ({"pretrain::rounds": 3}, {"pretrain_fcl", "features_fcl", "finetune_fcl", "evaluate_fcl"}),
         ({"finetune::local::rounds": 3}, {"finetune_random", "finetune_fcl", "evaluate_random", "evaluate_fcl"}),
         ({"arms::fcl::finetune::local::set": {"learning_rate": 1}}, {"finetune_fcl", "evaluate_fcl"}),
+        ({"evaluate::set": {"largest_component": True}}, {"evaluate_random", "evaluate_fcl"}),
         ({"title": "other", "references": []}, set()),
     ],
 )
