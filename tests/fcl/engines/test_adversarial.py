@@ -10,6 +10,7 @@ from torch import nn
 
 from fcl.data import SliceLoader, UnlabelledSlices
 from fcl.engines import Adversarial
+from tests.fcl.engines.hosted import run_round, same
 
 
 class Constant(nn.Module):
@@ -29,15 +30,6 @@ def variant(cache, discriminator: nn.Module | None = None, **options) -> Adversa
     torch.manual_seed(3)
     discriminator = discriminator or PatchDiscriminator(2, 4, 3, num_layers_d=2, norm="instance")
     return Adversarial(SliceLoader(UnlabelledSlices(cache, ["v2", "v3"]), 6, seed=0), discriminator, **options)
-
-
-def run_round(participant, number: int, total: int = 4):
-    participant.begin_round(number, total, participant.weights())
-    return participant.train(lambda: False)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_the_added_loss_is_the_cross_entropy_of_being_taken_for_annotated(segmenting, cache) -> None:

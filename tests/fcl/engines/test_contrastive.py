@@ -39,6 +39,7 @@ from fcl.networks import (
     UNetEncoder,
 )
 from fcl.transforms import BatchCompose, BatchRandIntensity, BatchRandSpatial
+from tests.fcl.engines.hosted import copies
 
 NORM = ("group", {"num_groups": 4})
 
@@ -67,10 +68,6 @@ def trainer_of(cache, method, network, *, momentum_network=None, steps=4, moment
         momentum=momentum,
         train_handlers=list(handlers),
     )
-
-
-def copies(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def predictive():

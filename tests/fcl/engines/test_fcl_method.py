@@ -14,6 +14,7 @@ from fcl.memory import FeatureBank
 from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder
 from fcl.privacy import FeaturePolicy
 from fcl.transforms import BatchCompose, BatchRandIntensity, BatchRandSpatial
+from tests.fcl.engines.hosted import copies, same
 
 
 def build(
@@ -61,14 +62,6 @@ def build(
         train_handlers=[schedule, monitor],
     )
     return PretrainParticipant(trainer, schedule, monitor, seed=seed, **participant)
-
-
-def copies(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def never():

@@ -5,21 +5,13 @@ import torch
 
 from fcl.data import SliceLoader, UnlabelledSlices
 from fcl.engines import MeanTeacher
+from tests.fcl.engines.hosted import run_round, same
 
 UNLABELLED = ["v2", "v3"]
 
 
 def slices(cache, size: int = 8) -> SliceLoader:
     return SliceLoader(UnlabelledSlices(cache, UNLABELLED), size, seed=0)
-
-
-def run_round(participant, number: int, total: int = 6):
-    participant.begin_round(number, total, participant.weights())
-    return participant.train(lambda: False)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_until_it_starts_training_is_plainly_supervised(segmenting, cache) -> None:

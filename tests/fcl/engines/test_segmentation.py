@@ -21,6 +21,7 @@ from fcl.engines.schedule import warmup_cosine
 from fcl.federation import FeatureSet, Participant
 from fcl.networks import CheckpointError, SegmentationUNet, read_weights
 from fcl.transforms import BatchRandSpatial
+from tests.fcl.engines.hosted import run_round, same
 
 STEPS = 4
 RATE = 0.01
@@ -62,15 +63,6 @@ def make_participant(
     return SegmentationParticipant(trainer, evaluator, schedule, **options)
 
 
-def run_round(participant: SegmentationParticipant, number: int, total: int) -> dict[str, float]:
-    participant.begin_round(number, total, participant.weights())
-    return participant.train(lambda: False).metrics
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def test_it_is_a_participant_that_tells_its_sizes(cache: SliceCache) -> None:
     participant = make_participant(cache)
     assert isinstance(participant, Participant)
@@ -80,7 +72,7 @@ def test_it_is_a_participant_that_tells_its_sizes(cache: SliceCache) -> None:
 def test_loss_falls_and_dice_rises_over_rounds(cache: SliceCache) -> None:
     participant = make_participant(cache)
     before = participant.validate()
-    losses = [run_round(participant, number, 15)["loss"] for number in range(15)]
+    losses = [run_round(participant, number, 15).metrics["loss"] for number in range(15)]
     after = participant.validate()
     assert losses[-1] < 0.5 * losses[0]
     assert after["mean_dice"] > max(0.8, before["mean_dice"])

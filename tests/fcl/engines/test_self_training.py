@@ -6,21 +6,13 @@ from monai.engines import IterationEvents
 
 from fcl.data import SliceLoader, UnlabelledSlices
 from fcl.engines import SelfTraining
+from tests.fcl.engines.hosted import run_round, same
 
 UNLABELLED = ["v2", "v3"]
 
 
 def slices(cache, size: int = 6) -> SliceLoader:
     return SliceLoader(UnlabelledSlices(cache, UNLABELLED), size, seed=0)
-
-
-def run_round(participant, number: int, total: int = 6):
-    participant.begin_round(number, total, participant.weights())
-    return participant.train(lambda: False)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_pseudo_labels_are_the_predictions_of_the_network_that_the_epoch_found(segmenting, cache) -> None:

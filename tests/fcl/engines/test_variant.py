@@ -8,6 +8,7 @@ import torch
 from monai.engines import IterationEvents
 
 from fcl.engines import Variant, Variants
+from tests.fcl.engines.hosted import run_round, same
 
 
 class Decay(Variant):
@@ -40,15 +41,6 @@ class Decay(Variant):
 class Nothing(Variant):
     def __call__(self, engine):
         return {"loss": torch.zeros(())}
-
-
-def run_round(participant, number: int, total: int = 3):
-    participant.begin_round(number, total, participant.weights())
-    return participant.train(lambda: False)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_none_is_plain_supervised_training(segmenting) -> None:

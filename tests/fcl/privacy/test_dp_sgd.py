@@ -22,6 +22,7 @@ from fcl.privacy import epsilon_of
 from fcl.privacy.dp_sgd import PatientBatches, PatientOptimizer
 from fcl.privacy.segmentation import PrivateSegmentationParticipant
 from fcl.transforms import BatchRandSpatial
+from tests.fcl.engines.hosted import run_round
 
 INSTANCE = ("instance", {"affine": True})
 STEPS = 3
@@ -77,11 +78,6 @@ def make_participant(cache: SliceCache, sample_rate: float = 0.5, noise=1.0, **o
         },
     )
     return PrivateSegmentationParticipant(trainer, evaluator, schedule, **options)
-
-
-def run_round(participant: PrivateSegmentationParticipant, number: int = 0, total: int = 4):
-    participant.begin_round(number, total, participant.weights())
-    return participant.train(lambda: False)
 
 
 def test_gradient_of_a_step_is_the_sum_of_the_patients_clipped_means(cache: SliceCache) -> None:
