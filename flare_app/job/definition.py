@@ -152,7 +152,8 @@ def _training_job(settings: JobSettings) -> FedJob:
             max_offences=settings.max_offences,
             admit_late=settings.admit_late,
             validate_every=settings.validate_every,
-            best_metric=settings.best_metric,
+            # Without validation no round is the best.
+            best_metric=settings.best_metric if settings.validate_every else None,
             pretrained=settings.pretrained,
             checkpoint_dir=settings.checkpoint_dir,
             resume=settings.resume,

@@ -55,6 +55,12 @@ def test_each_job_takes_its_overlays_from_a_folder_of_its_own(name: str, tmp_pat
     assert _exported(tmp_path / name, "client")["config"] == [*JOBS[name].config, *overlays]
 
 
+@pytest.mark.parametrize(("every", "best"), [("0", None), ("2", "mean_dice")])
+def test_a_job_that_never_validates_has_no_best_round(every: str, best: str | None, tmp_path: Path) -> None:
+    assert main(["export", "finetune", "--out", str(tmp_path), "--validate-every", every]) == 0
+    assert _exported(tmp_path / "finetune", "server").get("best_metric") == best
+
+
 def test_server_optimizer_is_named_with_its_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", "finetune", "--out", str(tmp_path), "--server-optimizer"]
     assert main([*command, "SGD", "lr=1", "momentum=0.9"]) == 0
