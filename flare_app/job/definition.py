@@ -103,19 +103,21 @@ def _statistics_job(settings: JobSettings) -> FedJob:
     controller = DataStatisticsController(min_sites=settings.min_sites, task_timeout_s=settings.start_timeout_s)
     job.to_server(controller, id="controller")
     tasks = [TaskName.STATISTICS]
-    job.to_clients(
-        DataStatisticsExecutor(
-            config=list(settings.config),
-            data=settings.data,
-            overrides=dict(settings.overrides) or None,
-            seed=settings.seed,
-            bundle_root=settings.bundle_root,
-        ),
-        tasks=tasks,
-    )
+    job.to_clients(DataStatisticsExecutor(**_workflow(settings)), tasks=tasks)
     policy = {"features": [], "weights": [], "min_patients": settings.min_patients}
     job.to_clients(EgressFilter(policy), tasks=tasks, filter_type=FilterType.TASK_RESULT)
     return job
+
+
+def _workflow(settings: JobSettings) -> dict[str, Any]:
+    """What executors are told of the bundle's workflow that they run."""
+    return {
+        "config": list(settings.config),
+        "data": settings.data,
+        "overrides": dict(settings.overrides) or None,
+        "seed": settings.seed,
+        "bundle_root": settings.bundle_root,
+    }
 
 
 def _empty_job(settings: JobSettings) -> FedJob:
@@ -172,17 +174,8 @@ def _training_job(settings: JobSettings) -> FedJob:
         from flare_app.provision.results import ResultCopy
 
         job.to_server(ResultCopy(settings.checkpoint_dir), id="results")
-    job.to_clients(
-        FCLExecutor(
-            config=list(settings.config),
-            data=settings.data,
-            overrides=dict(settings.overrides) or None,
-            seed=settings.seed,
-            bundle_root=settings.bundle_root,
-            checkpoint_dir=settings.checkpoint_dir,
-        ),
-        tasks=list(TaskName.ALL),
-    )
+    executor = FCLExecutor(**_workflow(settings), checkpoint_dir=settings.checkpoint_dir)
+    job.to_clients(executor, tasks=list(TaskName.ALL))
     # A site's own privacy.json may be stricter; this one names what the job itself needs.
     shown = [] if settings.exchange == "none" else [settings.exchange]
     encrypted = ENCRYPTED_TASKS if settings.encryption == "he" else ()

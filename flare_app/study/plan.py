@@ -74,7 +74,7 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
     def add(cell: Cell) -> Cell:
         return cells.setdefault(cell.name, cell)
 
-    owners = _encoder_owners(study)
+    owners, evaluation = _encoder_owners(study), study.evaluation()
     for seed in chosen.seeds:
         for fold in chosen.folds:
             encoders: dict[str, Cell] = {}
@@ -99,8 +99,8 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
                         tuned = add(
                             Cell("finetune", arm, fold, seed, mode, annotated, training, encoders.get(arm), key)
                         )
-                        key = bundle.key(study.evaluation(), fold, seed, ["evaluate.json"], tuned)
-                        add(Cell("evaluate", arm, fold, seed, mode, annotated, study.evaluation(), tuned, key))
+                        key = bundle.key(evaluation, fold, seed, ["evaluate.json"], tuned)
+                        add(Cell("evaluate", arm, fold, seed, mode, annotated, evaluation, tuned, key))
     return list(cells.values())
 
 

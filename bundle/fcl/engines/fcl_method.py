@@ -4,11 +4,10 @@ K drawn features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from fcl.engines.method import Method, Step, Terms, feature_monitors, logged
@@ -58,7 +57,7 @@ class FCL(Method):
     def __call__(self, step: Step) -> Terms:
         assert step.momentum_network is not None  # the trainer has checked it
         if self.slices is not None and not self.bank.complete:
-            self._fill(step.momentum_network, step.inferer, step.augment)
+            self.refresh_bank(step)
         view1, view2 = step.augment(step.image), step.augment(step.image)
         q_BD = step.run(step.network, view1)
         k_BD = step.run_target(view2)
@@ -82,27 +81,23 @@ class FCL(Method):
         )
         return {**logged(terms), **feature_monitors(k_BD, q_BD)}
 
-    def refresh_bank(self, trainer: PretrainTrainer, independent: bool = False) -> None:
+    @torch.no_grad()
+    def refresh_bank(self, source: Step | PretrainTrainer, independent: bool = False) -> None:
         """Overwrite the bank's local rows with features of the momentum encoder: one forward pass.
 
         Args:
-            trainer: whose momentum network, inferer and augmentation make them.
+            source: whose momentum network, inferer and augmentation make them.
             independent: make each row from its own slice and the weights alone, by a network in evaluation mode, so
                 that batch normalisation lets no other slice of its batch in.
         """
-        assert trainer.momentum_network is not None  # the trainer has checked it
-        self._fill(trainer.momentum_network, trainer.inferer, trainer.augment, independent)
-
-    @torch.no_grad()
-    def _fill(
-        self, network: nn.Module, inferer: Inferer, augment: Callable[[Tensor], Tensor], independent: bool = False
-    ) -> None:
-        assert self.slices is not None  # the callers have checked it
+        assert self.slices is not None  # the callers have checked these two
+        assert source.momentum_network is not None
+        network = source.momentum_network
         training = network.training
         for batch in self.slices:
-            view = augment(batch["image"].to(self.bank.device))
+            view = source.augment(batch["image"].to(self.bank.device))
             network.train(len(view) > 1 and not independent)  # one slice alone has no batch statistics
-            self.bank.update(batch["row"].to(self.bank.device), inferer(view, network))
+            self.bank.update(batch["row"].to(self.bank.device), source.inferer(view, network))
         network.train(training)
 
     def state_dict(self) -> dict[str, Any]:

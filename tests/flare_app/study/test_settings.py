@@ -92,17 +92,6 @@ def test_missing_file_and_preset_are_told_with_what_there_is(study_file: Path, t
         load_study([tmp_path / "none.json"])
 
 
-@pytest.mark.parametrize("name", ["acdc", "phantom"])
-def test_committed_studies_load_with_each_preset(name: str) -> None:
-    file = fcl.bundle_root() / "configs" / "studies" / f"{name}.json"
-    presets = list(json.loads(file.read_text())["presets"])
-    assert "quick" in presets
-    for preset in presets:
-        study = load_study([file], preset)
-        assert study.select().arms[0] == "random"
-        assert study["patients"] >= study["folds"]
-
-
 def test_committed_arms_name_rows_of_the_published_tables() -> None:
     studies = fcl.bundle_root() / "configs" / "studies"
     study = load_study([studies / "acdc.json"])
