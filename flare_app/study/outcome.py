@@ -161,7 +161,9 @@ class Outcome:
             "Image size": "{} pixels of {} mm".format(
                 *("×".join(str(v) for v in shared.get(key, _default(key))) for key in ("spatial_size", "pixdim"))
             ),
-            "Pre-training": _schedule(self.study["pretrain"]) + "; bundle/configs/pretrain.json has the rest",
+            "Pre-training": f"{_schedule(self.study['pretrain'])}; bundle/configs/pretrain.json has the rest"
+            if self.study["pretrain"]
+            else "none in this study",
             "Fine-tuning": "; ".join(f"{mode}: {_schedule(entry)}" for mode, entry in tuning.items())
             + "; last weights, none chosen by validation; the same for all arms but where an arm says otherwise",
             "Dice": "for each volume on its native grid, mean over structures, then over volumes"

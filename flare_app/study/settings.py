@@ -41,6 +41,7 @@ _DEFAULTS: dict[str, Any] = {
     "references": [],
     "published": None,
     "set": {},
+    "pretrain": {},
     "evaluate": {},
 }
 
@@ -135,6 +136,11 @@ class Study:
             for value in chosen[name]
             if not _is_count(value, low)
         ]
+        problems += [
+            f"arms::{arm} starts from an encoder made elsewhere: name its file, --set arms::{arm}::encoder=FILE"
+            for arm in chosen["arms"]
+            if "encoder" in self["arms"].get(arm, {}) and not self["arms"][arm]["encoder"]
+        ]
         if problems:
             raise StudyError("\n".join(problems))
         # In the study's order, so that a subset's cells come as they would in the whole.
@@ -216,11 +222,9 @@ def _unknown(content: Mapping[str, Any], schema: Mapping[str, Any], at: str = ""
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
-    missing = [
-        key
-        for key in ("title", "data", "sites", "folds", "pretrain", "finetune", "arms", "run")
-        if not content.get(key)
-    ]
+    missing = [key for key in ("title", "data", "sites", "folds", "finetune", "arms", "run") if not content.get(key)]
+    if not content["pretrain"] and any(arm.get("pretrain") is not None for arm in content.get("arms", {}).values()):
+        missing.append("pretrain")
     if missing:
         return [f"{key} is missing" for key in missing]
     problems = [

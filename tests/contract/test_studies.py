@@ -23,14 +23,14 @@ IDS = [f"{file.stem}-{preset}" for file, preset in PRESETS]
 
 
 def test_there_are_studies_to_check() -> None:
-    assert {file.name for file, preset in PRESETS if preset == "quick"} == {"acdc.json", "phantom.json"}
+    assert {file.name for file, _ in PRESETS} == {"acdc.json", "phantom.json", "sunnybrook.json"}
 
 
 @pytest.mark.parametrize(("file", "preset"), PRESETS, ids=IDS)
 def test_each_compares_with_random_weights_on_folds_that_its_patients_fill(file: Path, preset: str) -> None:
     study = load_study([file], preset)
-    assert study.select().arms[0] == "random"
-    assert study["patients"] >= study["folds"]
+    assert next(iter(study["arms"])) == "random"
+    assert study["patients"] is None or study["patients"] >= study["folds"]
 
 
 @pytest.mark.parametrize(("file", "preset"), PRESETS, ids=IDS)
@@ -43,7 +43,7 @@ def test_every_federation_of_a_study_is_a_job(file: Path, preset: str) -> None:
         for stage, training in trainings
         if training is not None and training["where"] == "federation"
     }
-    assert asked
+    assert asked or "federated" not in study.modes
     for stage, exchange, every in asked:
         assert (
             build_job(replace(JOBS[STAGES[stage][2]], exchange=exchange, validate_every=every)).name == STAGES[stage][2]

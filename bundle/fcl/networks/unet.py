@@ -1,7 +1,8 @@
 """One U-Net in two parts: an encoder that pre-training trains, and a decoder that fine-tuning adds.
 
 After Ronneberger et al., "U-Net" (MICCAI 2015), in the form of MONAI's ``BasicUNet``; built from its blocks so that
-depth, widths, strides, normalisation and activation come from JSON. Initial weights are PyTorch's defaults.
+depth, widths, strides, normalisation and activation come from JSON. Initial weights are He's (He et al., ICCV 2015), as
+in MONAI's ``DynUNet``: from PyTorch's defaults narrow networks may never tell two touching structures apart.
 
 Axes are (B, C, H, W) in 2-D and (B, C, H, W, D) in 3-D: the slice axis comes last.
 """
@@ -17,6 +18,7 @@ import torch
 from monai.networks.blocks import UpSample
 from monai.networks.layers.factories import Conv, Pool
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
+from monai.networks.nets.dynunet import DynUNet
 from torch import Tensor, nn
 
 # MONAI's way to name a layer: "batch", or ("group", {"num_groups": 8}); JSON gives a list for the tuple.
@@ -108,6 +110,7 @@ class UNetEncoder(nn.Module):
             _down(spatial_dims, wide, wider, stride, **common)
             for wide, wider, stride in zip(self.channels[:-1], self.channels[1:], steps, strict=True)
         )
+        self.apply(DynUNet.initialize_weights)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of every resolution, finest first.
@@ -172,6 +175,7 @@ class UNetDecoder(nn.Module):
             for wider, wide, stride in zip(widths[:0:-1], widths[-2::-1], reversed(steps), strict=True)
         )
         self.logits = Conv["conv", spatial_dims](widths[0], out_channels, kernel_size=1)
+        self.apply(DynUNet.initialize_weights)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Logits at the finest resolution from the encoder's maps (finest first).

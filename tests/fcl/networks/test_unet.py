@@ -62,7 +62,6 @@ def test_a_slab_that_is_not_pooled_along_its_slices_may_have_any_depth():
 @pytest.mark.parametrize("strides", [None, [2, 2], [[2, 2], 2]])
 def test_without_strides_it_is_monais_unet_weight_by_weight(strides):
     common = {"act": "LEAKYRELU", "norm": ("instance", {"affine": True}), "bias": False, "dropout": 0.0}
-    torch.manual_seed(3)
     stem, downs = TwoConv(2, 1, 4, **common), [Down(2, 4, 8, **common), Down(2, 8, 16, **common)]
     ups = [UpCat(2, 16, 8, 8, **common), UpCat(2, 8, 4, 4, **common)]
     logits = nn.Conv2d(4, 3, 1)
@@ -71,11 +70,8 @@ def test_without_strides_it_is_monais_unet_weight_by_weight(strides):
     parts |= {f"decoder.ups.{i}": up for i, up in enumerate(ups)}
     expected = {f"{at}.{key}": value for at, part in parts.items() for key, value in part.state_dict().items()}
 
-    torch.manual_seed(3)
     network = SegmentationUNet(2, 1, 3, (4, 8, 16), ["instance", {"affine": True}], strides=strides)
-    state = network.state_dict()
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[key], expected[key]) for key in state)
+    network.load_state_dict(expected)
     image = torch.rand(2, 1, 16, 13)
     first = stem(image)
     second = downs[0](first)
@@ -102,6 +98,19 @@ def test_equal_seeds_give_equal_weights():
         torch.manual_seed(0)
         states.append(SegmentationUNet(channels=(4, 8)).state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("strides", [None, [[2, 1]]])
+def test_initial_weights_have_the_variance_of_he(strides):
+    """2 / ((1 + slope^2) n) for n inputs: their sum then is as large in a wide layer as in a narrow one."""
+    torch.manual_seed(0)
+    network = SegmentationUNet(in_channels=32, out_channels=32, channels=(32, 64), strides=strides)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    assert len(convolutions) == 8
+    for module in convolutions:
+        inputs = module.weight[0].numel()  # as PyTorch counts them, of a transposed convolution too
+        assert module.weight.square().mean().item() == pytest.approx(2 / 1.0001 / inputs, rel=0.1)
+        assert module.bias is None or not module.bias.any()
 
 
 def test_convolutions_before_a_norm_have_no_bias():

@@ -74,6 +74,7 @@ def test_unknown_choices_are_told_together_with_the_known_ones(study: Study) -> 
         ({"folds": 1}, "folds must be a whole number of at least 2, got 1"),
         ({"run": 3}, "run must be a JSON object, got 3"),
         ({"title": ""}, "title is missing"),
+        ({"pretrain": None}, "pretrain is missing"),
         ({"arms::random::encoder": "none.pt"}, "arms::random: the encoder none.pt does not exist"),
         ({"arms::fcl::encoder": __file__}, "arms::fcl: give an encoder that there is, or pretrain one, not both"),
     ],
@@ -90,6 +91,22 @@ def test_missing_file_and_preset_are_told_with_what_there_is(study_file: Path, t
         load_study([study_file], "huge")
     with pytest.raises(StudyError, match=r"none\.json does not exist; bundle/configs/studies has acdc\.json"):
         load_study([tmp_path / "none.json"])
+
+
+def test_an_arm_that_starts_from_an_encoder_asks_for_its_file(study_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "encoder.pt"
+    file.touch()
+    study = load_study([study_file], changes={"arms::moved::encoder": None})
+    assert study.select(arms=["random"]).arms == ("random",)
+    with pytest.raises(StudyError, match=r"name its file, --set arms::moved::encoder=FILE"):
+        study.select(arms=["random", "moved"])
+    assert load_study([study_file], changes={"arms::moved::encoder": str(file)}).select(arms=["moved"]).arms
+
+
+def test_a_study_whose_arms_pretrain_nothing_says_nothing_of_it(study_file: Path) -> None:
+    arms = {"fcl": None, "fcl_slow": None}
+    study = load_study([study_file], changes={"pretrain": None, **{f"arms::{arm}::pretrain": None for arm in arms}})
+    assert study.pretraining("fcl") is None
 
 
 def test_committed_arms_name_rows_of_the_published_tables() -> None:
