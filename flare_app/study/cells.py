@@ -139,7 +139,7 @@ class Cells:
         shutil.rmtree(workspace)
 
     def _train_here(self, cell: Cell) -> None:
-        """Each site alone, or all together, in one process."""
+        """Each site alone, or all together."""
         base, overlays, _ = STAGES[cell.stage]
         training, start = cell.training, self._start(cell)
         method = [f"{overlays}/{training['method']}.json"] if training.get("method") else []
@@ -202,12 +202,13 @@ class Cells:
         entries = [
             {
                 "config_file": [str(configs / name) for name in (base, *overlays, f"data/{self.data}.json")],
-                "options": {**common, "threads": self.threads, **options},
+                "options": {**common, **options},
             }
             for base, overlays, options in runs
         ]
         (folder / "runs.json").write_text(json.dumps(entries, indent=2))
-        command = [sys.executable, "-m", "flare_app.study.bundle_runs", str(folder / "runs.json")]
+        command = [sys.executable, "-m", "flare_app.study.bundle_runs", "--threads", str(self.threads)]
+        command += [str(folder / "runs.json")]
 
         def look() -> tuple[int, str]:
             text = log.read_text(errors="replace")

@@ -120,7 +120,6 @@ def test_sites_alone_are_runs_of_one_process(cells: Cells, monkeypatch: pytest.M
     }
     assert shown == {"annotated": 1, "split_seed": 3, "max_epochs": 2, "steps_per_epoch": 3, "seed": 3}
     assert {run["options"]["pretrained"] for run in runs} == {str(cells.folder(FEDERATED) / "model.pt")}
-    assert {run["options"]["threads"] for run in runs} == {5}
     assert _files(cells.folder(cell)) == ["runs.json", "site-1.pt", "site-2.pt"]
     assert (cells.folder(cell) / "site-2.pt").read_text() == "work_site-2"
 
