@@ -25,7 +25,7 @@ from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder, read_c
 ROOT = Path(__file__).parents[2]
 CONFIGS = Path("bundle", "configs")
 CHANNELS = [4, 8, 16]
-NORM = ["group", {"num_groups": 2}]
+NORM = ["group", {"num_groups": 4}]
 # Neither channels nor norm: fine-tuning finds them in the card of the encoder, evaluation and inference find them and
 # the size in the card of the model.
 TINY = {"threads": 1}
@@ -73,7 +73,7 @@ def tuned(data: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -
         steps_per_epoch=8,
         max_epochs=3,
         val_interval=1,
-        learning_rate=0.01,
+        learning_rate=0.02,
     )
     assert result.returncode == 0, result.stderr
     assert "epoch 3/3" in result.stderr
