@@ -49,8 +49,8 @@ docs: setup ## the tutorial's notebook from bundle/docs/tutorial.py; cells that 
 	$(BIN)/jupytext --quiet --to ipynb --update bundle/docs/tutorial.py
 
 picture: DEMO := runs/demo
-picture: CASE := patient013_frame13
-picture: PATIENT := patient013
+picture: CASE := patient001_frame01
+picture: PATIENT := patient001
 picture: demo ## the README's picture: one volume of the demo, as both of its networks segment it
 	$(BIN)/python -m fcl.evaluation.side_by_side --out bundle/docs/demo.png --label rv=1 --label myo=2 --label lv=3 \
 		--image $(DEMO)/phantom/$(PATIENT)/$(CASE).nii.gz --truth $(DEMO)/phantom/$(PATIENT)/$(CASE)_gt.nii.gz \

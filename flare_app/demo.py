@@ -34,6 +34,7 @@ ARMS = ("random", "fcl")
 _FOLDS = 2
 _PRETRAIN_STEPS = 10
 _FINETUNE_STEPS = 20
+_FINETUNE_RATE = 0.005  # above the bundle's: steps are few
 _ANNOTATED = 1
 _CHANNELS = (16, 32, 64, 128, 256)
 # A coarse grid keeps the demo within minutes.
@@ -109,7 +110,8 @@ def run_demo(demo: Demo, console: Console) -> None:
         [demo.encoder, demo.rounds_log],
         lambda: _pretrain(demo, console),
     )
-    tuning = {"epochs": demo.finetune_epochs, "steps": _FINETUNE_STEPS, "annotated": _ANNOTATED, "seed": demo.seed}
+    tuning = {"epochs": demo.finetune_epochs, "steps": _FINETUNE_STEPS, "learning_rate": _FINETUNE_RATE}
+    tuning |= {"annotated": _ANNOTATED, "seed": demo.seed}
     for arm in ARMS:
         steps.do(
             f"finetune_{arm}",
@@ -164,6 +166,7 @@ def _finetune(demo: Demo, console: Console, arm: str) -> None:
         "cache_dir": _cache(demo),
         "annotated": _ANNOTATED,
         "batch_size": 8,
+        "learning_rate": _FINETUNE_RATE,
         "max_epochs": demo.finetune_epochs,
         "steps_per_epoch": _FINETUNE_STEPS,
         "val_interval": max(1, demo.finetune_epochs // 2),
