@@ -108,8 +108,8 @@ def test_fine_tuning_starts_from_an_encoder_of_another_study(cells: Cells, monke
     assert process.options()["--pretrained"] == ["/there/model.pt"]
 
 
-def test_sites_alone_are_runs_of_one_process(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    _Process(monkeypatch, _bundle(["model_last.pt", "model.pt", "resume.pt"]))
+def test_sites_alone_are_runs_of_one_command(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = _Process(monkeypatch, _bundle(["model_last.pt", "model.pt", "resume.pt"]))
     cell = Cell("finetune", "fcl", 0, 3, "local", 1, {**TRAINING, "where": "sites", "set": {}}, FEDERATED)
     cells.do(cell)
     runs = _runs(cells, cell)
@@ -120,6 +120,7 @@ def test_sites_alone_are_runs_of_one_process(cells: Cells, monkeypatch: pytest.M
     }
     assert shown == {"annotated": 1, "split_seed": 3, "max_epochs": 2, "steps_per_epoch": 3, "seed": 3}
     assert {run["options"]["pretrained"] for run in runs} == {str(cells.folder(FEDERATED) / "model.pt")}
+    assert process.command[process.command.index("--threads") + 1] == "5"
     assert _files(cells.folder(cell)) == ["runs.json", "site-1.pt", "site-2.pt"]
     assert (cells.folder(cell) / "site-2.pt").read_text() == "work_site-2"
 

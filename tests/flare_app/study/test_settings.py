@@ -104,9 +104,9 @@ def test_an_arm_that_starts_from_an_encoder_asks_for_its_file(study_file: Path, 
 
 
 def test_a_study_whose_arms_pretrain_nothing_says_nothing_of_it(study_file: Path) -> None:
-    arms = {"fcl": None, "fcl_slow": None}
+    arms = ("fcl", "fcl_slow")
     study = load_study([study_file], changes={"pretrain": None, **{f"arms::{arm}::pretrain": None for arm in arms}})
-    assert study.pretraining("fcl") is None
+    assert [study.pretraining(arm) for arm in arms] == [None, None]
 
 
 def test_committed_arms_name_rows_of_the_published_tables() -> None:
