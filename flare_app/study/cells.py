@@ -170,18 +170,17 @@ class Cells:
             shutil.rmtree(work)
 
     def _evaluate(self, cell: Cell) -> None:
-        """Every model on the held-out patients of all sites; of the pictures only the worst volume's stays."""
+        """Every model on the held-out patients of all sites; of the pictures only the worst volume's is drawn."""
         assert cell.after is not None
         models = self.models(cell.after)
         runs: list[_Run] = []
         for who, folder in self.evaluations(cell).items():
             keys = {**cell.training["set"], "fold": cell.fold, "ckpt": str(models[who]), "output_dir": str(folder)}
+            keys["overlays"] = ["worst"]
             runs.append(("evaluate.json", [], keys))
         self._run_bundle(cell, runs)
         for folder in self.evaluations(cell).values():
             shutil.rmtree(folder / "predictions")
-            for picture in [*folder.glob("overlay_median_*.png"), *folder.glob("overlay_best_*.png")]:
-                picture.unlink()
 
     def _write_features(self, cell: Cell) -> None:
         assert cell.after is not None

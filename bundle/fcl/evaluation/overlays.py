@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,24 @@ from matplotlib.patches import Patch
 from fcl.evaluation.drawing import COLOURS
 from fcl.evaluation.metrics import CaseScore
 
+RANKS = ("worst", "median", "best")
 
-def choose_cases(cases: Sequence[CaseScore]) -> dict[str, CaseScore]:
-    """The worst, the median and the best case by mean Dice (fewer of fewer cases; unscored ones are left out)."""
+
+def choose_cases(cases: Sequence[CaseScore], ranks: Collection[str] = RANKS) -> dict[str, CaseScore]:
+    """The worst, the median and the best case by mean Dice (fewer of fewer cases; unscored ones are left out).
+
+    Args:
+        cases: to choose from.
+        ranks: which of the three.
+    """
     ranked = sorted((c for c in cases if not math.isnan(c.mean_dice)), key=lambda c: (c.mean_dice, c.case))
     if not ranked:
         return {}
     picked: dict[str, CaseScore] = {}
-    for name, case in (("worst", ranked[0]), ("median", ranked[(len(ranked) - 1) // 2]), ("best", ranked[-1])):
+    for name, case in zip(RANKS, (ranked[0], ranked[(len(ranked) - 1) // 2], ranked[-1]), strict=True):
         if case not in picked.values():
             picked[name] = case
-    return picked
+    return {name: case for name, case in picked.items() if name in ranks}
 
 
 def choose_slices(truth: np.ndarray, count: int) -> list[int]:

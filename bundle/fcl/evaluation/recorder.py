@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.data.utils import affine_to_spacing
 
 from fcl.evaluation.metrics import CaseScore, score_volume
-from fcl.evaluation.overlays import choose_cases, draw_case
+from fcl.evaluation.overlays import RANKS, choose_cases, draw_case
 from fcl.evaluation.table import print_summary, summarise, write_csv, write_summary
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,10 @@ class ScoreRecorder:
         labels: class name to value.
         output_dir: folder for the results; made when missing.
         predictions_dir: where the predicted label maps were written, ``<volume>.nii.gz``; pictures are drawn from them.
+        overlays: volumes to draw, by their mean Dice: worst, median, best.
+
+    Raises:
+        ValueError: on other ``overlays``.
     """
 
     def __init__(
@@ -39,11 +43,15 @@ class ScoreRecorder:
         labels: Mapping[str, int],
         output_dir: str | Path,
         predictions_dir: str | Path,
+        overlays: Collection[str] = RANKS,
     ) -> None:
+        if unknown := sorted(set(overlays) - set(RANKS)):
+            raise ValueError(f"overlays can show {', '.join(RANKS)}; got {', '.join(unknown)}.")
         self.items = {item["volume"]: item for item in data}
         self.labels = dict(labels)
         self.output_dir = Path(output_dir)
         self.predictions_dir = Path(predictions_dir)
+        self.overlays = overlays
         self.scores: list[CaseScore] = []
 
     def attach(self, engine: Engine) -> None:
@@ -71,7 +79,7 @@ class ScoreRecorder:
         summary = summarise(self.scores)
         write_csv(self.scores, self.output_dir / "scores.csv")
         write_summary(summary, self.output_dir / "summary.json")
-        for rank, case in choose_cases(self.scores).items():
+        for rank, case in choose_cases(self.scores, self.overlays).items():
             self._draw(rank, case)
         print_summary(summary)
         logger.info("scores, summary and pictures are in %s", self.output_dir)

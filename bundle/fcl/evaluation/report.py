@@ -11,11 +11,11 @@ from typing import Any
 
 from fcl.evaluation.federation_log import pretraining_curves, read_rounds, traffic_by_site, trained_rounds
 from fcl.evaluation.figures import dice_by_volume, over_rounds
+from fcl.evaluation.overlays import RANKS
 from fcl.evaluation.page import show_number, show_spread, write_page
 from fcl.evaluation.table import describe_values
 
 _METRICS = (("dice", "Dice", 3), ("hd95_mm", "HD95 (mm)", 1), ("assd_mm", "ASSD (mm)", 2))
-_RANKS = ("worst", "median", "best")
 
 
 def write_report(
@@ -133,7 +133,7 @@ def _dice(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> dict[str, l
 def _overlays(folder: Path) -> list[tuple[str, bytes]]:
     """Caption and PNG of the pictures, worst first."""
     found = []
-    for rank in _RANKS:
+    for rank in RANKS:
         for file in sorted(folder.glob(f"overlay_{rank}_*.png")):
             case = file.stem.removeprefix(f"overlay_{rank}_")
             found.append((f"{rank} volume by Dice: {case}", file.read_bytes()))

@@ -160,20 +160,20 @@ def test_pooled_training_takes_the_steps_of_all_sites(cells: Cells, monkeypatch:
     assert _files(cells.folder(cell)) == ["model.pt", "runs.json"]
 
 
-def test_evaluation_keeps_scores_and_the_worst_picture_of_each_model(
+def test_evaluation_keeps_scores_and_draws_the_worst_volume_of_each_model(
     cells: Cells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = Cell("finetune", "fcl", 1, 0, "local", 1, {**TRAINING, "where": "sites"})
     cell = Cell("evaluate", "fcl", 1, 0, "local", 1, {"set": {"largest_component": True}}, tuned)
-    _Process(monkeypatch, _bundle(["scores.csv", *(f"overlay_{rank}_x.png" for rank in ("worst", "median", "best"))]))
+    _Process(monkeypatch, _bundle(["scores.csv"]))
     cells.do(cell)
     runs = _runs(cells, cell)
     assert [Path(run["options"]["ckpt"]).name for run in runs] == ["site-1.pt", "site-2.pt"]
     assert {(run["options"]["fold"], run["options"]["largest_component"]) for run in runs} == {(1, True)}
     # Each model on the patients of all sites.
     assert not any("site" in run["options"] for run in runs)
-    kept = [f"{site}/{name}" for site in ("site-1", "site-2") for name in ("overlay_worst_x.png", "scores.csv")]
-    assert _files(cells.folder(cell)) == ["runs.json", *kept]
+    assert all(run["options"]["overlays"] == ["worst"] for run in runs)
+    assert _files(cells.folder(cell)) == ["runs.json", "site-1/scores.csv", "site-2/scores.csv"]
     assert not list(cells.folder(cell).rglob("predictions"))
 
 
