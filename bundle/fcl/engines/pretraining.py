@@ -14,7 +14,7 @@ from fcl.engines.monitors import PartitionKNN
 from fcl.engines.pretrain_trainer import PretrainTrainer
 from fcl.engines.schedule import WarmupCosine
 from fcl.federation import FeatureKind, FeatureSet, TrainReport
-from fcl.networks.federated import NormStats, federated_weights, load_federated_weights
+from fcl.networks.federated import NormStats, federated_weights, load_federated_weights, mixes_samples
 from fcl.privacy import FeaturePolicy, FeaturePublisher
 
 
@@ -67,6 +67,12 @@ class PretrainParticipant(HostedTraining[FCL]):
                 "noise_multiplier needs momentum_sync 'global' and norm_stats 'average', got "
                 f"{momentum_sync!r} and {norm_stats!r}: an encoder that keeps what it learnt here makes every feature "
                 "depend on every patient, and the noise would cover less than it claims."
+            )
+        if policy.noise_multiplier is not None and mixes_samples(trainer.network):
+            raise ValueError(
+                "noise_multiplier needs a network that looks at each slice by itself: set norm to 'instance', or to "
+                "'batch' with running statistics (no track_running_stats: false). A batch's own statistics let every "
+                "patient into the features of every other, and the noise would cover less than it claims."
             )
         super().__init__(trainer, schedule, monitor)
         self.norm_stats = norm_stats

@@ -66,6 +66,14 @@ def test_noise_is_refused_where_the_encoder_keeps_what_it_learnt_here(cache: Sli
     assert build(cache, **local).shares_features
 
 
+def test_noise_is_refused_where_slices_of_a_batch_are_normalised_together(cache: SliceCache) -> None:
+    together = ("batch", {"track_running_stats": False})
+    with pytest.raises(ValueError, match=r"each slice by itself.*cover less than it claims"):
+        build(cache, norm=together, feature_policy=FeaturePolicy(noise_multiplier=1.0))
+    assert build(cache, norm=together).shares_features
+    assert build(cache, norm="batch", feature_policy=FeaturePolicy(noise_multiplier=1.0)).shares_features
+
+
 def test_one_patients_features_do_not_depend_on_the_others(cache: SliceCache) -> None:
     """What the sensitivity rests on: the encoder in evaluation mode does not mix the slices of a batch."""
     participant = build(cache, norm="batch")
