@@ -35,6 +35,9 @@ class AutocastInferer(Inferer):
 def volume_inferer(spatial_size: Sequence[int], slab_depth: int | None) -> Inferer:
     """How a network for slices, or for slabs of them, goes through a volume (B, C, H, W, D).
 
+    32 slices are one batch: batch normalisation without running statistics (``track_running_stats: false``) takes
+    those of the volume at hand, if it has no more.
+
     Args:
         spatial_size: height and width that the network was trained with.
         slab_depth: slices that a 3-D network was trained with; its window slides by half of them. None: slice by slice.
