@@ -50,10 +50,10 @@ docs: setup ## the tutorial's notebook from bundle/docs/tutorial.py; cells that 
 
 picture: DEMO := runs/demo
 picture: CASE := patient001_frame01
-picture: CASE_DIR = $(firstword $(subst _, ,$(CASE)))
+picture: PATIENT = $(firstword $(subst _, ,$(CASE)))
 picture: demo ## the README's picture: one volume of the demo, as both of its networks segment it
 	$(BIN)/python -m fcl.evaluation.side_by_side --out bundle/docs/demo.png --label rv=1 --label myo=2 --label lv=3 \
-		--image $(DEMO)/phantom/$(CASE_DIR)/$(CASE).nii.gz --truth $(DEMO)/phantom/$(CASE_DIR)/$(CASE)_gt.nii.gz \
+		--image $(DEMO)/phantom/$(PATIENT)/$(CASE).nii.gz --truth $(DEMO)/phantom/$(PATIENT)/$(CASE)_gt.nii.gz \
 		random=$(DEMO)/evaluate_random/predictions/$(CASE).nii.gz fcl=$(DEMO)/evaluate_fcl/predictions/$(CASE).nii.gz
 
 clean: ## remove runs and caches, keep .venv

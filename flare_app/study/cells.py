@@ -175,9 +175,8 @@ class Cells:
         models = self.models(cell.after)
         runs: list[_Run] = []
         for who, folder in self.evaluations(cell).items():
-            keys = {**cell.training["set"], "fold": cell.fold, "ckpt": str(models[who]), "output_dir": str(folder)}
-            keys["overlays"] = ["worst"]
-            runs.append(("evaluate.json", [], keys))
+            keys = {"fold": cell.fold, "ckpt": str(models[who]), "output_dir": str(folder), "overlays": ["worst"]}
+            runs.append(("evaluate.json", [], {**cell.training["set"], **keys}))
         self._run_bundle(cell, runs)
         for folder in self.evaluations(cell).values():
             shutil.rmtree(folder / "predictions")

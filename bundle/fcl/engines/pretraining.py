@@ -14,8 +14,9 @@ from fcl.engines.monitors import PartitionKNN
 from fcl.engines.pretrain_trainer import PretrainTrainer
 from fcl.engines.schedule import WarmupCosine
 from fcl.federation import FeatureKind, FeatureSet, TrainReport
-from fcl.networks.federated import NormStats, federated_weights, load_federated_weights, mixes_samples
+from fcl.networks.federated import NormStats, federated_weights, load_federated_weights
 from fcl.privacy import FeaturePolicy, FeaturePublisher
+from fcl.privacy.mechanisms import mixes_samples
 
 
 class PretrainParticipant(HostedTraining[FCL]):

@@ -45,8 +45,8 @@ class ScoreRecorder:
         predictions_dir: str | Path,
         overlays: Collection[str] = RANKS,
     ) -> None:
-        if unknown := sorted(set(overlays) - set(RANKS)):
-            raise ValueError(f"overlays can show {', '.join(RANKS)}; got {', '.join(unknown)}.")
+        if isinstance(overlays, str) or not set(overlays) <= set(RANKS):
+            raise ValueError(f"overlays must be a list of {', '.join(RANKS)}, or of some of them; got {overlays!r}.")
         self.items = {item["volume"]: item for item in data}
         self.labels = dict(labels)
         self.output_dir = Path(output_dir)

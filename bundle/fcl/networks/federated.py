@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 
 NormStats = Literal["average", "local", "local_layers"]
 
@@ -39,14 +39,6 @@ def federated_names(module: nn.Module, norm_stats: NormStats) -> list[str]:
 
 def _normalisations(module: nn.Module) -> set[str]:
     return {name for name, layer in module.named_modules() if isinstance(layer, _NORMALISATIONS)}
-
-
-def mixes_samples(module: nn.Module) -> bool:
-    """Whether the output for one sample of a batch depends on the others in evaluation mode as well.
-
-    So it is with batch normalisation that keeps no running statistics (``track_running_stats: false``).
-    """
-    return any(isinstance(layer, _BatchNorm) and layer.running_mean is None for layer in module.modules())
 
 
 def federated_weights(module: nn.Module, norm_stats: NormStats = "average") -> dict[str, Tensor]:

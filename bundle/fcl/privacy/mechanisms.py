@@ -12,10 +12,19 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fcl.privacy.noise import NoiseSource
+
+
+def mixes_samples(module: nn.Module) -> bool:
+    """Whether the output for one sample of a batch depends on the others in evaluation mode as well.
+
+    So it is with batch normalisation that keeps no running statistics (``track_running_stats: false``).
+    """
+    return any(isinstance(layer, _BatchNorm) and layer.running_mean is None for layer in module.modules())
 
 
 def clipped(rows_MD: Tensor) -> Tensor:

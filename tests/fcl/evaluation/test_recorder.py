@@ -70,13 +70,17 @@ def test_scores_pictures_and_summary_are_written(engine, tmp_path: Path, capsys:
     assert "3 volumes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("overlays", [["last"], ["worst", "last"], "worst"])
+def test_overlays_are_a_list_of_known_ranks(overlays, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"list of worst, median, best.*got .*(last|worst)"):
+        ScoreRecorder([], {"rv": 1}, tmp_path, tmp_path, overlays)
+
+
 def test_only_the_overlays_asked_for_are_drawn(engine, tmp_path: Path) -> None:
     evaluator, recorder, _ = engine
     recorder.overlays = ["worst"]
     evaluator.run([0, 1, 2])
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["overlay_worst_p3_a.png"]
-    with pytest.raises(ValueError, match=r"worst, median, best; got last"):
-        ScoreRecorder([], {"rv": 1}, tmp_path, tmp_path, ["last"])
 
 
 def test_a_second_run_starts_from_nothing(engine) -> None:

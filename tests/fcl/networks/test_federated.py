@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fcl.networks import SegmentationUNet
-from fcl.networks.federated import federated_names, federated_weights, load_federated_weights, mixes_samples
+from fcl.networks.federated import federated_names, federated_weights, load_federated_weights
 
 
 def network() -> nn.Sequential:
@@ -33,24 +33,6 @@ def network() -> nn.Sequential:
 )
 def test_each_policy_keeps_what_it_says(policy, kept) -> None:
     assert set(network().state_dict()) - set(federated_names(network(), policy)) == kept
-
-
-@pytest.mark.parametrize(
-    ("norm", "mixes"),
-    [
-        ("batch", False),
-        (("batch", {"track_running_stats": False}), True),
-        ("instance", False),
-        (("group", {"num_groups": 2}), False),
-    ],
-)
-def test_samples_are_mixed_where_one_changes_what_another_gives(norm, mixes: bool) -> None:
-    torch.manual_seed(0)
-    unet = SegmentationUNet(2, 1, 2, (4, 8), norm).eval()
-    assert mixes_samples(unet) is mixes
-    one, other = torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8)
-    with torch.no_grad():
-        assert torch.allclose(unet(one), unet(torch.cat([one, other]))[:1], atol=1e-5) is not mixes
 
 
 def test_a_bare_normalisation_layer_has_nothing_to_average() -> None:

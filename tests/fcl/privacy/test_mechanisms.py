@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from fcl.networks import SegmentationUNet
 from fcl.privacy.mechanisms import (
     features_sensitivity,
+    mixes_samples,
     noised,
     patient_prototypes,
     patient_rows,
@@ -127,3 +129,21 @@ def test_noise_has_the_standard_deviation_asked_for() -> None:
     rows = torch.zeros(4000, 5, dtype=torch.float64)
     rows[:, 0] = 1.0
     assert float(noised(rows, 0.01, seeded())[:, 1:].std()) == pytest.approx(0.01, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("norm", "mixes"),
+    [
+        ("batch", False),
+        (("batch", {"track_running_stats": False}), True),
+        ("instance", False),
+        (("group", {"num_groups": 2}), False),
+    ],
+)
+def test_samples_are_mixed_where_one_changes_what_another_gives(norm, mixes: bool) -> None:
+    torch.manual_seed(0)
+    unet = SegmentationUNet(2, 1, 2, (4, 8), norm).eval()
+    assert mixes_samples(unet) is mixes
+    one, other = torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(unet(one), unet(torch.cat([one, other]))[:1], atol=1e-5) is not mixes
