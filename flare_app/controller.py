@@ -24,6 +24,7 @@ from flare_app.checks import Signature, introduced, other_run, restarting_sites
 from flare_app.exchange import Exchange
 from flare_app.intake import introductions, shares, updates, validations
 from flare_app.memory import keep_for_good
+from flare_app.participation import check_sites_per_round, taking_part
 from flare_app.protocol import Header, TaskName, exported_in_full, tensor_bytes, tensors_of, with_report, with_tensors
 from flare_app.records import RoundLog, RoundRecord, SiteRecord, mean_validation, summary
 from flare_app.roster import Roster
@@ -84,6 +85,8 @@ class FCLController(AskingController):
         pull_rows: rows that a site gets of each of these; None for all that they publish.
         overlap: sites pull features while they train and use them from the next round on, one round old; the bundle's
             bank must keep them that long (``bank::max_age`` of 1 or more).
+        sites_per_round: of those present, how many a round asks, all in turn (:mod:`flare_app.participation`); None for
+            all. They share features among themselves, and validations of a round are theirs.
     """
 
     def __init__(
@@ -110,8 +113,10 @@ class FCLController(AskingController):
         fan_out: int | None = None,
         pull_rows: int | None = None,
         overlap: bool = False,
+        sites_per_round: int | None = None,
     ) -> None:
         super().__init__(min_sites, max_offences)
+        check_sites_per_round(sites_per_round, min_sites)
         if num_rounds < 1 or validate_every < 0:
             raise ValueError(f"num_rounds must be at least 1, validate_every 0; got {num_rounds} and {validate_every}")
         if task_timeout_s < 1 or start_timeout_s < 1:
@@ -143,6 +148,7 @@ class FCLController(AskingController):
         self.fan_out = fan_out
         self.pull_rows = pull_rows
         self.overlap = overlap
+        self.sites_per_round = sites_per_round
         self._policy = Exchange(exchange, route, feature_bits, fan_out, pull_rows, overlap)
         self._averaging = averaging_for(encryption, max_norm_ratio, max_update_norm, weight_bits, server_optimizer)
         if self._policy.relayed and not self._averaging.readable:
@@ -298,9 +304,10 @@ class FCLController(AskingController):
     # -- a round -------------------------------------------------------------------------------------------------------
 
     def _round(self, number: int) -> RoundRecord:
-        started, sites = time.monotonic(), self._roster.present
-        spent = Stopwatch()
+        started, present = time.monotonic(), self._roster.present
+        spent, sites = Stopwatch(), taking_part(number, present, self.sites_per_round)
         record = RoundRecord(number, left_out=self._roster.left_out, sites={site: SiteRecord() for site in sites})
+        record.resting = [site for site in present if site not in sites]
         record.parts = spent.parts
         record.parts["before"] = started - self._round_ended if self._round_ended else 0.0
         payloads = self._weights_payloads(number, record)

@@ -64,6 +64,7 @@ class RoundRecord:
         accepted: sites whose result entered the average.
         rejected: site that was asked to the reason why its result did not.
         left_out: site that was not asked (absent or excluded) to the reason.
+        resting: sites whose turn it was not (``sites_per_round``).
         sites: what each site that was asked did.
         parts: seconds at the server by what they were spent on: ``sharing`` and ``training`` (from sending that task to
             the last reply, of which most is waiting), and, beside ``seconds``, ``before``: since the end of the round
@@ -78,6 +79,7 @@ class RoundRecord:
     accepted: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    resting: list[str] = field(default_factory=list)
     sites: dict[str, SiteRecord] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
 
@@ -124,9 +126,9 @@ def site_states(line: Mapping[str, Any]) -> dict[str, str]:
     """What became of each site's part in a round of the log.
 
     ``answered``; ``late`` (asked, no answer in time); ``rejected`` (its answer was an error, or nothing to average);
-    ``absent`` (not asked, as it left an earlier task unanswered); ``excluded`` (for good).
+    ``absent`` (not asked, as it left an earlier task unanswered); ``excluded`` (for good); ``resting`` (not its turn).
     """
-    states = dict.fromkeys(line["accepted"], "answered")
+    states = {**dict.fromkeys(line["resting"], "resting"), **dict.fromkeys(line["accepted"], "answered")}
     for site, reason in line["rejected"].items():
         states[site] = "late" if reason.startswith(NO_ANSWER) else "rejected"
     for site, reason in line["left_out"].items():

@@ -15,7 +15,14 @@ from flare_app.meter import Look
 from flare_app.records import read_rounds, site_states
 
 _VALIDATED = {"partition_knn": "partition kNN", "mean_dice": "validation Dice"}
-_STYLES = {"answered": "green", "late": "yellow", "rejected": "red", "absent": "dim", "excluded": "magenta"}
+_STYLES = {
+    "answered": "green",
+    "late": "yellow",
+    "rejected": "red",
+    "absent": "dim",
+    "excluded": "magenta",
+    "resting": "dim",
+}
 _PACE = 5  # rounds, the last ones, that the time left is judged by
 
 
@@ -30,9 +37,10 @@ def look_at_rounds(log: Path, total: int | None) -> Look:
     if not trained:
         return Look(done, ", ".join(shown))
     states = site_states(trained[-1])
-    missing = [f"{site} {state}" for site, state in sorted(states.items()) if state != "answered"]
+    asked = {site: state for site, state in states.items() if state != "resting"}
+    missing = [f"{site} {state}" for site, state in sorted(asked.items()) if state != "answered"]
     if missing:
-        shown.append(f"{len(states) - len(missing)}/{len(states)} sites ({', '.join(missing)})")
+        shown.append(f"{len(asked) - len(missing)}/{len(asked)} sites ({', '.join(missing)})")
     pace = statistics.fmean(line["seconds"] for line in trained[-_PACE:])
     left_s = None if total is None else pace * max(0, total - done)
     return Look(done, ", ".join(shown), left_s, sites_table(trained[-1], states, lines))

@@ -9,6 +9,7 @@ Examples:
     python -m flare_app.job run fcl_pretrain --workspace runs/long --rounds 50 --checkpoint-dir runs/state --resume
     python -m flare_app.job run finetune --workspace runs/encrypted --encryption he
     python -m flare_app.job run fcl_pretrain --workspace runs/lean --weight-bits 8 --feature-bits 8 --fan-out 3
+    python -m flare_app.job run fcl_pretrain --sites 10 --workspace runs/turns --rounds 100 --sites-per-round 4
     python -m flare_app.job run data_statistics --sites 4 --workspace runs/statistics
     python -m flare_app.job export fcl_pretrain --out jobs
     python -m flare_app.job export fcl_pretrain --out runs/jobs --self-contained
@@ -57,6 +58,7 @@ def _settings(arguments: argparse.Namespace) -> JobSettings:
             "fan_out",
             "pull_rows",
             "overlap",
+            "sites_per_round",
             "bundle_root",
             "min_patients",
         )
@@ -147,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         default=None,
         help="sites pull features while they train and use them one round later",
+    )
+    options.add_argument(
+        "--sites-per-round", type=_count, metavar="N", help="of the sites, how many train in a round, all in turn (all)"
     )
     options.add_argument("--resume", action="store_true", help="go on from the checkpoints in --checkpoint-dir")
     options.add_argument("--bundle-root", metavar="DIR", help="another bundle than the installed one")

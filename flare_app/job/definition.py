@@ -70,6 +70,7 @@ class JobSettings:
     fan_out: int | None = None
     pull_rows: int | None = None
     overlap: bool = False
+    sites_per_round: int | None = None
     max_update_norm: float | None = None
     bundle_root: str | None = None
     trains: bool = True
@@ -166,6 +167,7 @@ def _training_job(settings: JobSettings) -> FedJob:
             fan_out=settings.fan_out,
             pull_rows=settings.pull_rows,
             overlap=settings.overlap,
+            sites_per_round=settings.sites_per_round,
             max_update_norm=settings.max_update_norm,
         ),
         id="controller",

@@ -16,7 +16,9 @@ import fcl
 PLACES = ("federation", "sites", "pool")
 _PLAIN = re.compile(r"[\w.+-]+")
 _ANY: Any = object()  # a leaf, or a section that the bundle checks itself
-_TRAINING = dict.fromkeys(("where", "alone", "method", "exchange", "rounds", "steps", "validate_every", "set"), _ANY)
+_TRAINING = dict.fromkeys(
+    ("where", "alone", "method", "exchange", "rounds", "sites_per_round", "steps", "validate_every", "set"), _ANY
+)
 _PHANTOM = {"seed": _ANY, "cine_frames": _ANY}
 _RUN = dict.fromkeys(("arms", "annotated", "folds", "seeds", "modes"), _ANY)
 _ARM = {"label": _ANY, "published": _ANY, "encoder": _ANY, "pretrain": _TRAINING, "finetune": {"*": _TRAINING}}
@@ -275,6 +277,9 @@ def _training_problems(at: str, training: Mapping[str, Any]) -> list[str]:
     alone = training.get("alone")
     if alone is not None and (at.endswith("pretrain") or training.get("where") != "sites" or not _is_count(alone, 1)):
         problems.append(f"{at}: alone is how many sites fine-tune where each does so by itself, got {alone!r}")
+    turns = training.get("sites_per_round")
+    if turns is not None and not _is_count(turns, 2):
+        problems.append(f"{at}: sites_per_round must be a whole number of at least 2, or null for all, got {turns!r}")
     folder = fcl.bundle_root() / "configs" / ("methods" if at.endswith("pretrain") else "finetuning")
     method = training.get("method")
     if method is not None and not (folder / f"{method}.json").is_file():

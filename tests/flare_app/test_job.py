@@ -122,6 +122,11 @@ def test_encrypted_job_filters_what_leaves_before_it_encrypts(tmp_path: Path) ->
     assert _exported(tmp_path / "finetune", "server")["encryption"] == "he"
 
 
+def test_turns_of_the_sites_reach_the_exported_job(tmp_path: Path) -> None:
+    assert main(["export", "fcl_pretrain", "--out", str(tmp_path), "--sites-per-round", "3"]) == 0
+    assert _exported(tmp_path / "fcl_pretrain", "server")["sites_per_round"] == 3
+
+
 def test_options_that_save_bytes_reach_the_exported_job(tmp_path: Path) -> None:
     options = "--weight-bits 8 --feature-bits 8 --fan-out 3 --pull-rows 128 --overlap"
     assert main(["export", "fcl_pretrain", "--out", str(tmp_path), *options.split()]) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flare_app.meter import Meter
+from flare_app.records import RoundRecord
 from flare_app.rounds_view import look_at_rounds
 
 from .fabricated import write_workspace
@@ -28,6 +29,21 @@ def test_latest_values_and_who_is_missing(tmp_path: Path) -> None:
     # The line of the final validation is no round, but its values are the latest.
     whole = look_at_rounds(write_workspace(tmp_path / "b", done=5, total=5), 5)
     assert whole[:3] == (5, "loss 3.400, partition kNN 0.700, 3/4 sites (site-10 excluded)", 0.0)
+
+
+def test_sites_whose_turn_it_is_not_are_none_that_are_missing(tmp_path: Path) -> None:
+    def rest(number: int, record: RoundRecord) -> None:
+        record.accepted, record.rejected, record.left_out = ["site-1", "site-3"], {}, {}
+        record.resting = ["site-2", "site-10"]
+
+    look = look_at_rounds(write_workspace(tmp_path, done=2, total=6, change=rest), 6)
+    assert look[1] == "loss 4.600, partition kNN 0.460"
+    console = Console(file=io.StringIO(), width=120)
+    console.print(look.below)
+    assert [line.split()[:2] for line in _shown(console).splitlines() if "resting" in line] == [
+        ["site-2", "resting"],
+        ["site-10", "resting"],
+    ]
 
 
 def test_table_has_each_site_s_part_and_numbers(tmp_path: Path) -> None:

@@ -176,10 +176,11 @@ def _missing_sites(run: Run) -> list[str]:
     states = run.training_states
     for site in run.sites:
         own = [of_round[site] for _, of_round in states if site in of_round]
-        missed = {state: own.count(state) for state in STATE_COLOURS if state != "answered" and state in own}
+        asked = [state for state in own if state != "resting"]
+        missed = {state: asked.count(state) for state in STATE_COLOURS if state != "answered" and state in asked}
         if missed:
             parts = ", ".join(f"{state} {count}" for state, count in missed.items())
-            found.append(f"{site} is missing in {sum(missed.values())} of {len(states)} rounds ({parts}).")
+            found.append(f"{site} is missing in {sum(missed.values())} of {len(asked)} rounds ({parts}).")
     return found
 
 

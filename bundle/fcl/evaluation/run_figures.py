@@ -19,6 +19,7 @@ STATE_COLOURS = {
     "answered": "#009E73",
     "late": "#E69F00",
     "rejected": "#D55E00",
+    "resting": "#c8d1da",
     "absent": "#8c959f",
     "excluded": "#CC79A7",
 }

@@ -67,6 +67,7 @@ def test_unknown_choices_are_told_together_with_the_known_ones(study: Study) -> 
         ({"arms::fcl::pretrain::method": "fcll"}, "there is no method 'fcll'; choose from byol"),
         ({"finetune::local::where": "home"}, "where must be one of federation, sites, pool, got 'home'"),
         ({"finetune::federated::alone": 2}, "finetune::federated: alone is how many sites fine-tune where each does"),
+        ({"pretrain::sites_per_round": 1}, "sites_per_round must be a whole number of at least 2, or null for all"),
         ({"finetune::local::alone": 0}, "alone is how many sites fine-tune where each does so by itself, got 0"),
         ({"arms::fcl::finetune::both": {}}, "there is no mode 'both'; choose from local, federated"),
         ({"arms::a/b": {}}, "'a/b' names files"),
