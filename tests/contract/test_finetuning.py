@@ -13,6 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 import fcl
 from fcl.data.phantom import generate
+from fcl.evaluation.history import HISTORY_FILE, read_history
 from fcl.federation import Participant
 from flare_app.egress import EgressPolicy
 
@@ -125,6 +126,11 @@ def test_loss_falls_at_one_site_and_a_stopped_run_ends_like_a_straight_one(
     assert begun + resumed == straight
     ends = [torch.load(tmp_path / name / "model_last.pt", weights_only=True) for name in ("straight", "stopped")]
     assert same(*ends)
+    histories = [read_history(tmp_path / name / HISTORY_FILE) for name in ("straight", "stopped")]
+    assert histories[0] == histories[1]
+    ((steps, metrics),) = histories[0]
+    assert steps == SMALL["max_epochs"] * SMALL["steps_per_epoch"]
+    assert list(metrics) == ["mean_dice", "dice_rv", "dice_myo", "dice_lv"]
 
 
 def test_fedprox_is_refused_where_there_are_no_rounds(data: Path, tmp_path: Path) -> None:

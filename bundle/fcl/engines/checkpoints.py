@@ -27,6 +27,7 @@ _RUN_FILES = (
     *(card_file(Path(name)).name for name in _MODELS),
     _RESUME_FILE,
     "config.json",
+    "validation.csv",
     "tensorboard",
 )
 

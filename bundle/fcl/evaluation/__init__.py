@@ -12,6 +12,7 @@ from fcl.lazy import names_of
 if TYPE_CHECKING:
     from fcl.evaluation.cases import evaluation_cases, inference_cases
     from fcl.evaluation.features import write_features
+    from fcl.evaluation.history import ValidationHistory
     from fcl.evaluation.label_maps import WriteLabelMapd, write_label_map
     from fcl.evaluation.metrics import CaseScore, ClassScore, score_volume
     from fcl.evaluation.recorder import ScoreRecorder
@@ -23,6 +24,7 @@ __all__ = [
     "ClassScore",
     "OverlayPictures",
     "ScoreRecorder",
+    "ValidationHistory",
     "ViewPictures",
     "WriteLabelMapd",
     "evaluation_cases",
@@ -41,6 +43,7 @@ __getattr__ = names_of(
     {
         "cases": ("evaluation_cases", "inference_cases"),
         "features": ("write_features",),
+        "history": ("ValidationHistory",),
         "label_maps": ("WriteLabelMapd", "write_label_map"),
         "metrics": ("CaseScore", "ClassScore", "score_volume"),
         "recorder": ("ScoreRecorder",),
