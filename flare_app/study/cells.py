@@ -68,6 +68,15 @@ class Cells:
             return {site: self.folder(cell) / f"{site}.pt" for site in sites}
         return {_ALL: self.folder(cell) / MODEL}
 
+    def histories(self, cell: Cell) -> dict[str, Path]:
+        """Whose fine-tuning, to the file of its validations; none in a federation, whose log of rounds has them."""
+        from fcl.evaluation.history import HISTORY_FILE
+
+        training = cell.training
+        if cell.stage != "finetune" or training["where"] == "federation" or not training["validate_every"]:
+            return {}
+        return {who: self.folder(cell) / f"{who}_{HISTORY_FILE}" for who in self.models(cell)}
+
     def evaluations(self, cell: Cell) -> dict[str, Path]:
         """Whose model, to the folder of its scores."""
         assert cell.after is not None
@@ -89,7 +98,7 @@ class Cells:
         if cell.stage == "features":
             return [file for files in self.features(cell).values() for file in files.values()]
         logs = [self.rounds(cell)] if cell.training["where"] == "federation" else []
-        return [*self.models(cell).values(), *logs]
+        return [*self.models(cell).values(), *self.histories(cell).values(), *logs]
 
     def do(self, cell: Cell) -> None:
         """Do it, and remove what nothing needs afterwards.
@@ -125,6 +134,7 @@ class Cells:
             "site-settings": settings,
             "method": training.get("method"),
             "exchange": training.get("exchange"),
+            "sites-per-round": training.get("sites_per_round"),
             "pretrained": self._start(cell).get(_ALL),
         }
         for name, value in options.items():
@@ -139,15 +149,17 @@ class Cells:
         shutil.rmtree(workspace)
 
     def _train_here(self, cell: Cell) -> None:
-        """Each site alone, or all together."""
+        """Each site alone, or all together; of a run the last weights stay, and its validations where it has any."""
+        from fcl.evaluation.history import HISTORY_FILE
+
         base, overlays, _ = STAGES[cell.stage]
         training, start = cell.training, self._start(cell)
         method = [f"{overlays}/{training['method']}.json"] if training.get("method") else []
         pooled = training["where"] == "pool"
         runs: list[_Run] = []
-        weights: dict[Path, Path] = {}
-        for who, model in self.models(cell).items():
-            work = self.folder(cell) / f"work_{who}"
+        works: dict[str, Path] = {}
+        for who in self.models(cell):
+            works[who] = work = self.folder(cell) / f"work_{who}"
             encoder = start.get(who, start.get(_ALL))
             keys = self._keys(cell)
             if pooled:  # as many steps as the sites of a federation take together
@@ -156,17 +168,20 @@ class Cells:
                 **keys,
                 "cache_dir": self._cache,
                 "max_epochs": training["rounds"],
-                "val_interval": training["validate_every"] or training["rounds"],
+                "val_interval": min(training["validate_every"] or training["rounds"], training["rounds"]),
                 "seed": cell.seed,
                 "output_dir": str(work),
                 **({} if pooled else {"site": who}),
                 **({"pretrained": str(encoder)} if encoder else {}),
             }
             runs.append((base, [*method], options))
-            weights[work] = model
         self._run_bundle(cell, runs)
-        for work, model in weights.items():
+        for who, model in self.models(cell).items():
+            work = works[who]
             shutil.move(next(work / name for name in ("model_last.pt", MODEL) if (work / name).is_file()), model)
+        for who, history in self.histories(cell).items():
+            shutil.move(works[who] / HISTORY_FILE, history)
+        for work in works.values():
             shutil.rmtree(work)
 
     def _evaluate(self, cell: Cell) -> None:

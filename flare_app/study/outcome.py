@@ -1,4 +1,4 @@
-"""What the finished cells of a study say: ``results.csv``, ``results.json`` and the report."""
+"""What the finished cells of a study say: ``results.csv``, ``validation.csv``, ``results.json`` and the report."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from flare_app.study.settings import Selection, Study
 
 _PLACE = ("arm", "mode", "annotated", "fold", "seed")
 _RUN = (*_PLACE, "model", "configuration")
+_STEPS = (*_PLACE, "site", "configuration", "steps")
 _SENT = ("weights", "features")
 _SCORE = ("case", "patient", "phase", "class", "dice", "hd95_mm", "assd_mm")
 
@@ -59,8 +60,29 @@ class Outcome:
             for cell in self.finished("evaluate")
         ]  # fmt: skip
 
+    def validations(self) -> list[Any]:
+        """As :class:`fcl.evaluation.convergence.Validations`, of all fine-tunings that made any."""
+        return [each for cell in self.finished("finetune") for each in self._validations(cell)]
+
+    def _validations(self, cell: Cell) -> list[Any]:
+        from fcl.evaluation.convergence import Validations, federated_scores
+        from fcl.evaluation.history import read_history
+
+        scores: Mapping[str, Any] = {who: read_history(file) for who, file in self.cells.histories(cell).items()}
+        if cell.training["where"] == "federation":
+            scores = federated_scores(read_rounds(self.cells.rounds(cell)), cell.training["steps"])
+        return [
+            Validations(cell.arm, cell.mode, cell.annotated, cell.fold, cell.seed, site, own)
+            for site, own in scores.items()
+        ]
+
     def write_tables(self) -> None:
-        """``results.csv``, a row for each volume and class, and ``results.json``, what the report's tables hold."""
+        """All three files.
+
+        ``results.csv`` has a row for each volume and class, ``validation.csv`` one for each validation of a fine-tuning
+        at a site, ``results.json`` what the report's tables and curves hold.
+        """
+        from fcl.evaluation.convergence import curves_by_steps
         from fcl.evaluation.study_results import curves, label_efficiency, paired
 
         evaluated, evaluations = self.finished("evaluate"), self.evaluations()
@@ -69,6 +91,7 @@ class Outcome:
             writer.writeheader()
             for cell in evaluated:
                 writer.writerows(self._rows(cell))
+        self._write_validations()
         found = curves(evaluations)
         self._write_summary(
             {
@@ -82,18 +105,36 @@ class Outcome:
                     for arm, curve in own.items()
                     for count, point in curve.items()
                 ],
+                "validation": [
+                    {"mode": mode, "arm": arm, "annotated": count, "steps": steps, **asdict(point)}
+                    for (mode, count), own in curves_by_steps(self.validations()).items()
+                    for arm, curve in own.items()
+                    for steps, point in curve.items()
+                ],
                 "comparisons": [asdict(line) for line in paired(evaluations, self.study["references"])],
                 "label_efficiency": [asdict(line) for line in label_efficiency(found, self.study["references"])],
             }
         )
 
     def add(self, cell: Cell) -> None:
-        """Append a new evaluation to both files, whose tables over all of them are of the last :meth:`write_tables`."""
+        """Append a new evaluation to ``results.csv`` and ``.json``; all else is of the last :meth:`write_tables`."""
         with (self.cells.out / "results.csv").open("a", newline="", encoding="utf-8") as stream:
             csv.DictWriter(stream, [*_RUN, *_SCORE]).writerows(self._rows(cell))
         content = json.loads((self.cells.out / "results.json").read_text(encoding="utf-8"))
         content["evaluations"].append(self._summary(cell))
         self._write_summary(content)
+
+    def _write_validations(self) -> None:
+        rows = [
+            {**self._place(cell), "site": each.site, "configuration": cell.configuration, "steps": steps, **metrics}
+            for cell in self.finished("finetune")
+            for each in self._validations(cell)
+            for steps, metrics in each.scores
+        ]
+        with _replaced(self.cells.out / "validation.csv") as stream:
+            writer = csv.DictWriter(stream, list(dict.fromkeys([*_STEPS, *(name for row in rows for name in row)])))
+            writer.writeheader()
+            writer.writerows(rows)
 
     def _rows(self, cell: Cell) -> Iterator[dict[str, Any]]:
         from fcl.evaluation.study_results import read_rows
@@ -130,6 +171,7 @@ class Outcome:
             unfinished=sum(cell.stage == "evaluate" and self.seconds(cell) is None for cell in self.known),
             published=_published(self.study),
             protocol=self.protocol(),
+            validations=self.validations(),
             pretraining=pretraining,
             finetuning=finetuning,
             shown=shown,
@@ -270,7 +312,9 @@ def _schedule(training: Mapping[str, Any]) -> str:
     size = training.get("set", {}).get("batch_size")
     batch = f" of {size} slices" if size else ""
     alone = f", at the first {training['alone']} sites" if training.get("alone") else ""
-    return f"{training['rounds']} rounds of {training['steps']} steps{batch}{alone}"
+    turns = training.get("sites_per_round") if training["where"] == "federation" else None
+    some = f", {turns} sites in each by turns" if turns else ""
+    return f"{training['rounds']} rounds of {training['steps']} steps{batch}{some}{alone}"
 
 
 def _default(key: str) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fcl.evaluation import CaseScore, ClassScore, write_csv
+from fcl.evaluation.convergence import Validations
 from fcl.evaluation.study_report import Arm, StudyReport, write_study_report
 from fcl.evaluation.study_results import Evaluation
 from flare_app.command.__main__ import main
@@ -84,6 +85,13 @@ def _study(folder: Path, log: Path) -> Path:
         unfinished=2,
         published=None,
         protocol={},
+        validations=[
+            Validations(
+                arm, "federated", 1, 0, 0, site, [(10 * n, {"mean_dice": 0.1 * n + 0.03 * place}) for n in range(6)]
+            )
+            for arm in ARMS
+            for place, site in enumerate(("site-1", "site-2"))
+        ],
         pretraining={"fcl": log},
         finetuning={},
         shown="Fold 0, seed 0.",

@@ -116,6 +116,37 @@ def dice_by_annotated(title: str, curves: Sequence[Series], colours: Sequence[in
     return draw_figure(draw, f"{title}: {said}", (6.4, 4.4))
 
 
+def dice_by_steps(title: str, curves: Sequence[Series], colours: Sequence[int]) -> Drawing:
+    """Dice against fine-tuning steps, a line for each arm, the spread as a band around it.
+
+    Args:
+        title: of the figure.
+        curves: x is steps; at least one, each with at least one point.
+        colours: place of each curve in the palette, so that an arm looks the same in every figure.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for line, number in zip(curves, colours, strict=True):
+            x, y = (np.array(values) for values in zip(*line.points, strict=True))
+            style = line_style(number)
+            axes.plot(x, y, **style, markersize=4, linewidth=1.7, label=line.label)
+            spread = np.array([value or 0.0 for value in line.spread])
+            if spread.any():
+                axes.fill_between(x, y - spread, y + spread, color=style["color"], alpha=0.13, linewidth=0)
+        label_axes(
+            axes,
+            title,
+            "fine-tuning steps (of each site)",
+            "mean Dice, held-out patients of each site,\npreprocessed grid (0 to 1)",
+        )
+        axes.set_xlim(left=0)
+        legend_below(axes)
+
+    last = ", ".join(f"{line.label} ends at {line.points[-1][1]:.3f}" for line in curves)
+    return draw_figure(draw, f"{title}, Dice by fine-tuning steps: {last}", (6.4, 4.4))
+
+
 def feature_space(title: str, states: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray, list[str]]]]) -> Drawing:
     """Features in the plane: a row for each state of the network, a column for each colouring.
 

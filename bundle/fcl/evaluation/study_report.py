@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fcl.evaluation.convergence import StepPoint, Validations, curves_by_steps
 from fcl.evaluation.drawing import Drawing, Series
 from fcl.evaluation.features import principal_plane, read_features, thin_out
 from fcl.evaluation.federation_log import pretraining_curves, read_rounds, trained, validated
-from fcl.evaluation.figures import dice_by_annotated, feature_space, over_rounds
+from fcl.evaluation.figures import dice_by_annotated, dice_by_steps, feature_space, over_rounds
 from fcl.evaluation.label_efficiency import Needed
 from fcl.evaluation.page import show_number, show_spread, write_page
 from fcl.evaluation.study_results import (
@@ -56,6 +57,7 @@ class StudyReport:
         unfinished: evaluations of the study that are still missing.
         published: content of a file like ``configs/studies/published.json``; None for data that nobody published on.
         protocol: the same words as there for this study.
+        validations: of all fine-tunings that made any.
         pretraining: arm to the ``rounds.jsonl`` of a pre-training; arms without one are left out.
         finetuning: mode and arm to the ``rounds.jsonl`` of a fine-tuning.
         shown: in words, which runs these curves are of.
@@ -72,6 +74,7 @@ class StudyReport:
     unfinished: int
     published: Mapping[str, Any] | None
     protocol: Mapping[str, str]
+    validations: Sequence[Validations]
     pretraining: Mapping[str, Path]
     finetuning: Mapping[str, Mapping[str, Path]]
     shown: str
@@ -108,6 +111,7 @@ def write_study_report(path: str | Path, report: StudyReport) -> Path:
         "modes": [_mode_table(report, mode, own) for mode, own in found.items()],
         "source": report.published["source"] if report.published else "",
         "protocol": _protocol(report),
+        **_convergence(report, list(found)),
         "pairs": _pair_tables(report),
         "efficiency": _efficiency(report, found),
         "classes": _class_tables(report, found),
@@ -189,6 +193,29 @@ def _protocol(report: StudyReport) -> list[tuple[str, str, str]]:
     """What differs, in words: subject, published, ours."""
     theirs = report.published["protocol"] if report.published else {}
     return [(subject, text, report.protocol.get(subject, "–")) for subject, text in theirs.items()]
+
+
+def _convergence(report: StudyReport, modes: Sequence[str]) -> dict[str, Any]:
+    """A figure for each mode and N that was validated, and the modes of which nothing was."""
+    found = curves_by_steps(report.validations)
+    return {
+        "convergence": [
+            _step_curve(report, f"{mode} fine-tuning, N = {count}", own) for (mode, count), own in found.items()
+        ],
+        "unvalidated": [mode for mode in modes if mode not in {known for known, _ in found}],
+    }
+
+
+def _step_curve(report: StudyReport, title: str, own: Mapping[str, Mapping[int, StepPoint]]) -> Drawing:
+    lines = [
+        Series(
+            report.label(arm),
+            [(float(steps), point.mean) for steps, point in curve.items()],
+            [point.std for point in curve.values()],
+        )
+        for arm, curve in own.items()
+    ]
+    return dice_by_steps(title, lines, [report.place(arm) for arm in own])
 
 
 def _pair_tables(report: StudyReport) -> list[tuple[str, list[list[str]]]]:
@@ -293,10 +320,7 @@ def _training_curves(report: StudyReport) -> dict[str, Any]:
         ("Partition kNN", "accuracy (share of slices)", _all(report, pretraining, validated, "partition_knn")),
     ]
     for mode, own in finetuning.items():
-        together += [
-            (f"{mode} fine-tuning", "loss (Dice and cross-entropy)", _all(report, own, trained, "loss")),
-            (f"{mode} fine-tuning", "validation Dice (resampled grid)", _all(report, own, validated, "mean_dice")),
-        ]
+        together += [(f"{mode} fine-tuning", "loss (Dice and cross-entropy)", _all(report, own, trained, "loss"))]
     return {
         "together": [
             over_rounds(title, unit, list(series.values()), [report.place(arm) for arm in series])

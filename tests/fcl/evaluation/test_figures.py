@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcl.evaluation.drawing import PALETTE, Series
-from fcl.evaluation.figures import dice_by_annotated, feature_space, over_rounds
+from fcl.evaluation.figures import dice_by_annotated, dice_by_steps, feature_space, over_rounds
 
 
 def test_figure_is_an_element_that_html_takes_in_the_page_s_ink() -> None:
@@ -49,6 +49,18 @@ def test_curve_shows_every_n_and_arm(spread: tuple[float | None, ...]) -> None:
     assert figure.description == (
         "local fine-tuning: random 0.500 at 1, 0.800 at 6; FCL 0.500 at 1, 0.800 at 6"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("spread", "bands"), [((0.1, 0.1), 2), ((None, None), 0), ((), 0)])
+def test_curve_over_steps_names_its_units_and_shows_the_spread(spread: tuple[float | None, ...], bands: int) -> None:
+    lines = [Series(name, [(10.0, 0.5), (450.0, 0.8)], spread) for name in ("random", "FCL")]
+    figure = dice_by_steps("local fine-tuning, N = 1", lines, [0, 1])
+    for text in (">random</text>", ">FCL</text>", "fine-tuning steps (of each site)", "preprocessed grid (0 to 1)"):
+        assert text in figure.svg, text
+    assert figure.svg.count("FillBetween") == bands
+    assert figure.description == (
+        "local fine-tuning, N = 1, Dice by fine-tuning steps: random ends at 0.800, FCL ends at 0.800"
+    )
 
 
 def test_feature_space_has_a_panel_for_each_state_and_colouring() -> None:

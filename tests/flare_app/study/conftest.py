@@ -68,6 +68,8 @@ class FakeCells(Cells):
             elif file.name == "features.npz":
                 rng = np.random.default_rng(0)
                 np.savez(file, features=rng.normal(size=(12, 4)), partition=np.arange(12) % 4)
+            elif file.name.endswith("validation.csv"):
+                file.write_text("epoch,steps,mean_dice,dice_a\n1,3,0.300000,0.2\n2,6,0.400000,\n")
             elif file.name == "rounds.jsonl":
                 file.write_text("".join(json.dumps(_line(number)) + "\n" for number in range(3)))
             else:
@@ -90,7 +92,8 @@ def _score(dice: float) -> ClassScore:
 
 def _line(number: int) -> dict[str, Any]:
     sizes = {f"bytes_{what}": 2**20 for what in ("weights_down", "weights_up", "features_down", "features_up")}
-    sites = {"site-1": sizes, "site-2": sizes}
+    validation = {"partition_knn": 0.3 + 0.1 * number, "mean_dice": 0.5, "count": 2.0}
+    sites = {name: {**sizes, "validation": validation} for name in ("site-1", "site-2")}
     return {
         "round": number,
         "count": 4,

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from fcl.evaluation.features import FEATURES_FILE
+from fcl.evaluation.history import HISTORY_FILE
 from flare_app.job import RESULTS
 from flare_app.meter import Meter
 from flare_app.study import cells as module
@@ -109,7 +110,7 @@ def test_fine_tuning_starts_from_an_encoder_of_another_study(cells: Cells, monke
 
 
 def test_sites_alone_are_runs_of_one_command(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = _Process(monkeypatch, _bundle(["model_last.pt", "model.pt", "resume.pt"]))
+    process = _Process(monkeypatch, _bundle(["model_last.pt", "model.pt", "resume.pt", HISTORY_FILE]))
     cell = Cell("finetune", "fcl", 0, 3, "local", 1, {**TRAINING, "where": "sites", "set": {}}, FEDERATED)
     cells.do(cell)
     runs = _runs(cells, cell)
@@ -121,17 +122,34 @@ def test_sites_alone_are_runs_of_one_command(cells: Cells, monkeypatch: pytest.M
     assert shown == {"annotated": 1, "split_seed": 3, "max_epochs": 2, "steps_per_epoch": 3, "seed": 3}
     assert {run["options"]["pretrained"] for run in runs} == {str(cells.folder(FEDERATED) / "model.pt")}
     assert process.command[process.command.index("--threads") + 1] == "5"
-    assert _files(cells.folder(cell)) == ["runs.json", "site-1.pt", "site-2.pt"]
+    kept = ["site-1.pt", "site-1_validation.csv", "site-2.pt", "site-2_validation.csv"]
+    assert _files(cells.folder(cell)) == ["runs.json", *kept]
+    assert sorted(cells.outputs(cell)) == [cells.folder(cell) / name for name in kept]
+    assert {run["options"]["val_interval"] for run in runs} == {1}
     assert (cells.folder(cell) / "site-2.pt").read_text() == "work_site-2"
 
 
+@pytest.mark.parametrize(("every", "interval", "kept"), [(0, 2, False), (1, 1, True), (5, 2, True)])
+def test_validations_stay_where_they_are_asked_for(
+    every: int, interval: int, kept: bool, cells: Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Process(monkeypatch, _bundle(["model_last.pt", HISTORY_FILE]))
+    training = {**TRAINING, "where": "pool", "validate_every": every, "set": {}}
+    cell = Cell("finetune", "fcl", 0, 3, "local", 1, training)
+    cells.do(cell)
+    (run,) = _runs(cells, cell)
+    assert run["options"]["val_interval"] == interval
+    assert _files(cells.folder(cell)) == [*(["all_validation.csv"] if kept else []), "model.pt", "runs.json"]
+    assert len(cells.outputs(cell)) == 1 + kept
+
+
 def test_some_of_the_sites_can_stand_for_all(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    _Process(monkeypatch, _bundle(["model_last.pt", "model.pt", "resume.pt"]))
+    _Process(monkeypatch, _bundle(["model_last.pt", "model.pt", "resume.pt", HISTORY_FILE]))
     training = {**TRAINING, "where": "sites", "alone": 1, "set": {}}
     cell = Cell("finetune", "fcl", 0, 3, "local", 1, training, FEDERATED)
     cells.do(cell)
     assert [run["options"]["site"] for run in _runs(cells, cell)] == ["site-1"]
-    assert cells.outputs(cell) == [cells.folder(cell) / "site-1.pt"]
+    assert cells.outputs(cell) == [cells.folder(cell) / name for name in ("site-1.pt", "site-1_validation.csv")]
     assert set(cells.evaluations(Cell("evaluate", "fcl", 0, 3, "local", 1, {}, cell))) == {"site-1"}
 
 
@@ -139,7 +157,7 @@ def test_sites_go_on_from_encoders_of_their_own_a_federation_from_the_first(
     cells: Cells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Cell("pretrain", "local_cl", 0, 0, training={**PRETRAINED, "where": "sites"})
-    _Process(monkeypatch, _bundle(["model.pt"]))
+    _Process(monkeypatch, _bundle(["model.pt", HISTORY_FILE]))
     local = Cell("finetune", "local_cl", 0, 0, "local", 1, {**TRAINING, "where": "sites", "set": {}}, own)
     cells.do(local)
     names = [Path(run["options"]["pretrained"]).name for run in _runs(cells, local)]

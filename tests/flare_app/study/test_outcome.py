@@ -103,10 +103,37 @@ def test_tables_hold_every_volume_and_what_the_report_shows(finished: Outcome) -
     assert set(entry["minutes"]) == {"pretrain", "finetune", "evaluate"}
 
 
+def test_validations_are_kept_by_steps_and_site(finished: Outcome) -> None:
+    finished.write_tables()
+    out = finished.cells.out
+    with (out / "validation.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    # Arms x N x sites x (two epochs alone and three lines of the federation's log).
+    assert len(rows) == 2 * 2 * 2 * (2 + 3)
+    shown = ("arm", "mode", "annotated", "fold", "seed", "site", "steps", "mean_dice", "dice_a")
+    assert [[row[name] for name in shown] for row in rows[:2]] == [
+        ["random", "local", "1", "0", "0", "site-1", "3", "0.3", "0.2"],
+        ["random", "local", "1", "0", "0", "site-1", "6", "0.4", ""],
+    ]
+    assert {row["steps"] for row in rows if row["mode"] == "federated"} == {"0", "3", "6"}
+    found = json.loads((out / "results.json").read_text())["validation"]
+    assert {"mode": "local", "arm": "random", "annotated": 2, "steps": 6, "mean": 0.4, "std": 0.0, "count": 2} in found
+
+
+def test_a_study_that_validates_nothing_has_no_curve(study_file: Path, cells: FakeCells, console: Console) -> None:
+    study = load_study([study_file], changes={"finetune::local::validate_every": 0})
+    outcome = _run(study, cells, console, modes=["local"], arms=["random"])
+    outcome.write_tables()
+    assert len((cells.out / "validation.csv").read_text().splitlines()) == 1
+    assert json.loads((cells.out / "results.json").read_text())["validation"] == []
+    assert "--set finetune::local::validate_every=" in _page(outcome)[0]
+
+
 def test_page_shows_all_parts_and_fetches_nothing(finished: Outcome) -> None:
     text, page = _page(finished)
     assert page.text["h2"] == [
         "Dice against annotated patients",
+        "Dice against fine-tuning steps",
         "Arms compared, patient by patient",
         "Label efficiency",
         "By structure and phase",
@@ -119,8 +146,9 @@ def test_page_shows_all_parts_and_fetches_nothing(finished: Outcome) -> None:
     assert "http" not in text
     assert "<script" not in text
     assert [what for what in page.fetched if not what.startswith("data:image/png;base64,")] == []
-    # A curve for each mode, the feature space, kNN, loss and Dice of federated fine-tuning, two monitors of FCL.
-    assert page.svgs == 2 + 1 + 3 + 2
+    # A curve for each mode, one over steps for each mode and N, the feature space, kNN, loss of federated fine-tuning,
+    # two monitors of FCL.
+    assert page.svgs == 2 + 4 + 1 + 2 + 2
     assert len(page.fetched) == 2 * 2  # the worst volume of each arm and mode
     for what in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem"):
         assert what in text, what
