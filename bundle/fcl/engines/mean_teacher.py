@@ -15,18 +15,21 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fcl.data import SliceLoader
+from fcl.engines.pseudo_labels import pseudo_labels
 from fcl.engines.variant import Terms, Variant
 
 
 class MeanTeacher(Variant):
     """Learns from unlabelled slices what a teacher sees in them, a box of each exchanged with an annotated slice.
 
-    The teacher is an exponential moving average of the network (Tarvainen and Valpola, NeurIPS 2017). It sees an
-    unlabelled slice as it is; the network is shown it augmented, as it is every annotated slice. Then a box of it is
-    cut out and filled from an annotated slice of the step, or the other way round, in the label as in the image
-    (bidirectional copy-paste, Bai et al., CVPR 2023): so what is right and what is guessed meet in every image.
-    Bai et al. weigh guessed voxels down and keep each class's largest component; here the whole image weighs
-    ``weight``, which grows from 0, and guesses are taken as they are.
+    The teacher is an exponential moving average of the network (Tarvainen and Valpola, NeurIPS 2017). As an epoch
+    begins it labels the unlabelled volumes, whole and as they are, and of each class the largest component may stay.
+    The network is shown their slices augmented, as it is every annotated slice. Then a box of such a slice is cut out
+    and filled from an annotated slice of the step, or the other way round, in the label as in the image (bidirectional
+    copy-paste, Bai et al., CVPR 2023): so what is right and what is guessed meet in every image. Bai et al. label anew
+    in every step and weigh guessed voxels down; here labels stand for an epoch, in which the teacher hardly moves, and
+    the whole image weighs ``weight``, which grows from 0. In a federation the average of all sites, which has seen what
+    all of them know, is the teacher of a round.
 
     Args:
         slices: batches of unlabelled slices (:class:`fcl.data.UnlabelledSlices`); of the larger of the two batches,
@@ -36,6 +39,8 @@ class MeanTeacher(Variant):
         weight: of the loss on the pasted slices.
         momentum: m of the teacher's weights, ``m * teacher + (1 - m) * network`` after each step.
         share: side of the box, as a share of the image's; the same for every axis of the slice.
+        largest_component: of each class in a volume keep the largest connected part of what the teacher says. Not for
+            structures of several parts.
         seed: of the places of the boxes.
 
     Raises:
@@ -52,6 +57,7 @@ class MeanTeacher(Variant):
         weight: float = 1.0,
         momentum: float = 0.99,
         share: float = 2.0 / 3.0,
+        largest_component: bool = False,
         seed: int = 0,
     ) -> None:
         if start < 0 or ramp < 0 or not 0.0 < weight < float("inf"):
@@ -68,10 +74,15 @@ class MeanTeacher(Variant):
         self.weight = weight
         self.momentum = momentum
         self.share = share
+        self.largest_component = largest_component
         self.generator = torch.Generator().manual_seed(seed)
         self._average = get_ema_multi_avg_fn(momentum)
         self.teacher: nn.Module | None = None
         self._kept: dict[str, Tensor] = {}
+        self._labels: Tensor | None = None  # (N, H, W[, D]) uint8, of this epoch
+
+    def begin_round(self, weights: Mapping[str, Tensor]) -> None:
+        self.teacher, self._kept = None, {}
 
     def begin_epoch(self, engine: SupervisedTrainer) -> None:
         # A site that joined late, or again, has missed the epoch in which the others' teachers began.
@@ -80,6 +91,8 @@ class MeanTeacher(Variant):
             if self._kept:
                 self.teacher.load_state_dict(self._kept)
                 self._kept = {}
+        if self.teacher is not None:
+            self._labels = pseudo_labels(self.teacher, self.slices.dataset, engine, self.largest_component)
 
     def __call__(self, engine: SupervisedTrainer) -> Terms:
         output = engine.state.output
@@ -110,10 +123,10 @@ class MeanTeacher(Variant):
     @torch.no_grad()
     def _mixed(self, engine: SupervisedTrainer) -> tuple[Tensor, Tensor]:
         """Slices with a part that was annotated and a part that the teacher labelled, and their labels."""
-        assert self.teacher is not None
+        assert self._labels is not None
         device, output = engine.state.device, engine.state.output
         batch = next(iter(self.slices))
-        batch["label"] = engine.inferer(batch["image"].to(device), self.teacher).argmax(dim=1, keepdim=True)
+        batch["label"] = self._labels[batch["row"]].unsqueeze(1).long()
         image, label = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
         rows = min(len(image), len(output["image"]))  # either may have fewer slices than a batch
         box = self._boxes(image[:rows]).to(device)

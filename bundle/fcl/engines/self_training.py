@@ -9,12 +9,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor
 
 from fcl.data import SliceLoader
+from fcl.engines.pseudo_labels import pseudo_labels
 from fcl.engines.variant import Terms, Variant
 
 
@@ -55,7 +55,7 @@ class SelfTraining(Variant):
         done = engine.state.epoch - 1 - self.start
         # A site that joined late, or again, has missed the first labels.
         if done >= 0 and (self.labels is None or done % self.interval == 0):
-            before, self.labels = self.labels, self._predict(engine)
+            before, self.labels = self.labels, pseudo_labels(engine.network, self.slices.dataset, engine)
             self._kept = 0.0 if before is None else float((before == self.labels).float().mean())
 
     def __call__(self, engine: SupervisedTrainer) -> Terms:
@@ -84,13 +84,3 @@ class SelfTraining(Variant):
         if state["labels"] is not None:
             content = bytearray(zlib.decompress(state["labels"].numpy().tobytes()))
             self.labels = torch.frombuffer(content, dtype=torch.uint8).reshape(state["shape"])
-
-    @torch.no_grad()
-    def _predict(self, engine: SupervisedTrainer) -> Tensor:
-        dataset = self.slices.dataset
-        engine.network.eval()  # the step itself goes back to training
-        parts = []
-        for rows in np.array_split(np.arange(len(dataset)), -(-len(dataset) // self.slices.batch_size)):
-            image = dataset[rows]["image"].to(engine.state.device)
-            parts.append(engine.inferer(image, engine.network).argmax(dim=1).to("cpu", torch.uint8))
-        return torch.cat(parts)

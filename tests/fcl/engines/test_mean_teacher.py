@@ -5,6 +5,7 @@ import torch
 
 from fcl.data import SliceLoader, UnlabelledSlices
 from fcl.engines import MeanTeacher
+from fcl.engines.pseudo_labels import pseudo_labels
 from tests.fcl.engines.hosted import run_round, same
 
 UNLABELLED = ["v2", "v3"]
@@ -41,6 +42,30 @@ def test_the_teacher_is_a_moving_average_of_the_network(segmenting, cache) -> No
     for name, value in variant.teacher.state_dict().items():
         torch.testing.assert_close(value, expected[name])
     assert not same(variant.teacher.state_dict(), network.state_dict())
+
+
+def test_in_a_federation_the_average_is_the_teacher_of_a_round(segmenting, cache) -> None:
+    variant = MeanTeacher(slices(cache), start=0, ramp=0, largest_component=True)
+    participant = segmenting(variant)
+    for number in range(2):
+        weights = {name: value + 0.01 for name, value in participant.weights().items()}
+        participant.begin_round(number, 2, weights)
+        begin, labels = variant.begin_epoch, []
+
+        def begin_and_note(engine, begin=begin, labels=labels) -> None:
+            begin(engine)
+            labels.append(
+                (variant._labels, engine.network, {k: v.clone() for k, v in engine.network.state_dict().items()})
+            )
+            assert same(variant.teacher.state_dict(), engine.network.state_dict())
+
+        variant.begin_epoch = begin_and_note
+        participant.train(lambda: False)
+        variant.begin_epoch = begin
+        made, network, state = labels[0]
+        network.load_state_dict(state)
+        expected = pseudo_labels(network, variant.slices.dataset, participant.trainer, largest_component=True)
+        assert torch.equal(made, expected)
 
 
 def test_images_are_pasted_from_an_annotated_and_an_unlabelled_slice_with_their_labels(segmenting, cache) -> None:
