@@ -29,7 +29,7 @@ def test_facts_for_scripts_are_those_of_the_log(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "report.html").exists()
     assert facts["rounds"] == {"done": 5, "total": 5, "ended": True, "failure": None}
     site = facts["sites"]["site-2"]
-    assert site["rounds"] == {"answered": 3, "late": 1, "rejected": 0, "absent": 1, "excluded": 0}
+    assert site["rounds"] == {"answered": 3, "late": 1, "rejected": 0, "resting": 0, "absent": 1, "excluded": 0}
     assert site["bytes"] == {
         "weights_down": 20 * MIB, "weights_up": 15 * MIB, "features_down": 3 * MIB // 2, "features_up": 3 * MIB // 4
     }  # fmt: skip
@@ -173,5 +173,7 @@ def test_states_follow_the_words_that_the_server_uses() -> None:
     roster.lose("b", LATE)
     assert roster.left_out == {"a": EXCLUDED, "b": LATE}
     assert LATE.startswith(NO_ANSWER)
-    line = {"accepted": ["c"], "rejected": {"d": LATE, "e": "not finite"}, "left_out": roster.left_out}
-    assert site_states(line) == {"a": "excluded", "b": "absent", "c": "answered", "d": "late", "e": "rejected"}
+    rejected = {"d": LATE, "e": "not finite"}
+    line = {"accepted": ["c"], "rejected": rejected, "left_out": roster.left_out, "resting": ["f"]}
+    states = {"a": "excluded", "b": "absent", "c": "answered", "d": "late", "e": "rejected", "f": "resting"}
+    assert site_states(line) == states
