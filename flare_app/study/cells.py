@@ -22,6 +22,7 @@ from flare_app.steps import read_progress, run_process
 from flare_app.study.bundle_runs import runs_done
 from flare_app.study.data import Cohort
 from flare_app.study.plan import STAGES, Cell
+from flare_app.study.settings import steps_together
 
 MODEL = "model.pt"
 SCORES = "scores.csv"
@@ -163,7 +164,7 @@ class Cells:
             encoder = start.get(who, start.get(_ALL))
             keys = self._keys(cell)
             if pooled:  # as many steps as the sites of a federation take together
-                keys["steps_per_epoch"] *= len(self.cohort.sites)
+                keys["steps_per_epoch"] = steps_together(training, len(self.cohort.sites))
             options = {
                 **keys,
                 "cache_dir": self._cache,

@@ -18,7 +18,7 @@ from flare_app.records import read_rounds
 from flare_app.study.cells import SCORES, Cells
 from flare_app.study.data import Cohort
 from flare_app.study.plan import Cell
-from flare_app.study.settings import Selection, Study
+from flare_app.study.settings import Selection, Study, steps_together
 
 _PLACE = ("arm", "mode", "annotated", "fold", "seed")
 _RUN = (*_PLACE, "model", "configuration")
@@ -285,7 +285,7 @@ def _pretraining_in_words(study: Study, arm: str) -> str:
         return f"starts from {Path(encoder).name}"
     if training is None:
         return "no pre-training"
-    pooled = {"steps": training["steps"] * study["sites"]} if training["where"] == "pool" else {}
+    pooled = {"steps": steps_together(training, study["sites"])} if training["where"] == "pool" else {}
     parts = [f"method {training.get('method') or 'fcl'}", training["where"]]
     parts += [f"exchange {training.get('exchange') or 'none'}", _schedule({**training, **pooled})]
     return ", ".join([*parts, *_changes(study["arms"][arm]["pretrain"])])

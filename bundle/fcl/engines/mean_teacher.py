@@ -44,7 +44,8 @@ class MeanTeacher(Variant):
         seed: of the places of the boxes.
 
     Raises:
-        ValueError: on negative epochs, or a ``weight``, ``momentum`` or ``share`` out of its range.
+        ValueError: on negative epochs, a ``weight``, ``momentum`` or ``share`` out of its range, or a
+            ``largest_component`` that is neither true nor false.
     """
 
     logs = ("agreement",)
@@ -67,6 +68,10 @@ class MeanTeacher(Variant):
         if not 0.0 <= momentum < 1.0 or not 0.0 < share < 1.0:
             raise ValueError(
                 f"momentum must be from 0 to below 1 and share between 0 and 1; got {momentum!r} and {share!r}."
+            )
+        if not isinstance(largest_component, bool):  # a command line's "false" is a text, which is true
+            raise ValueError(
+                f"largest_component must be true or false (as an option True or False): {largest_component!r}."
             )
         self.slices = slices
         self.start = start

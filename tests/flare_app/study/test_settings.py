@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fcl
-from flare_app.study.settings import Study, StudyError, load_study, merge
+from flare_app.study.settings import Study, StudyError, load_study, merge, steps_together
 
 
 def test_later_files_presets_and_changes_lie_over_earlier_ones(study_file: Path, tmp_path: Path) -> None:
@@ -118,3 +119,8 @@ def test_committed_arms_name_rows_of_the_published_tables() -> None:
     for mode in study.modes:
         assert set(published["tables"][mode]) == rows
         assert {len(row) for row in published["tables"][mode].values()} == {len(published["annotated"])}
+
+
+@pytest.mark.parametrize(("turns", "steps"), [({}, 30), ({"sites_per_round": None}, 30), ({"sites_per_round": 4}, 12)])
+def test_one_place_takes_the_steps_of_the_sites_that_take_part(turns: dict[str, Any], steps: int) -> None:
+    assert steps_together({"steps": 3, **turns}, 10) == steps
