@@ -180,7 +180,7 @@ def load_study(files: Sequence[Path], preset: str | None = None, changes: Mappin
 
 def steps_together(training: Mapping[str, Any], sites: int) -> int:
     """Steps that the sites of a federation take together in a round, and one that has all their data in their place."""
-    return int(training["steps"] * (training.get("sites_per_round") or sites))
+    return int(training["steps"] * min(training.get("sites_per_round") or sites, sites))
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from fcl.config import as_switch
 from fcl.data import SliceLoader
 from fcl.engines.pseudo_labels import pseudo_labels
 from fcl.engines.variant import Terms, Variant
@@ -40,7 +41,7 @@ class MeanTeacher(Variant):
         momentum: m of the teacher's weights, ``m * teacher + (1 - m) * network`` after each step.
         share: side of the box, as a share of the image's; the same for every axis of the slice.
         largest_component: of each class in a volume keep the largest connected part of what the teacher says. Not for
-            structures of several parts.
+            structures of several parts. From the command line ``true`` or ``false``.
         seed: of the places of the boxes.
 
     Raises:
@@ -58,7 +59,7 @@ class MeanTeacher(Variant):
         weight: float = 1.0,
         momentum: float = 0.99,
         share: float = 2.0 / 3.0,
-        largest_component: bool = False,
+        largest_component: bool | str = False,
         seed: int = 0,
     ) -> None:
         if start < 0 or ramp < 0 or not 0.0 < weight < float("inf"):
@@ -69,17 +70,13 @@ class MeanTeacher(Variant):
             raise ValueError(
                 f"momentum must be from 0 to below 1 and share between 0 and 1; got {momentum!r} and {share!r}."
             )
-        if not isinstance(largest_component, bool):  # a command line's "false" is a text, which is true
-            raise ValueError(
-                f"largest_component must be true or false (as an option True or False): {largest_component!r}."
-            )
         self.slices = slices
         self.start = start
         self.ramp = ramp
         self.weight = weight
         self.momentum = momentum
         self.share = share
-        self.largest_component = largest_component
+        self.largest_component = as_switch(largest_component, "largest_component")
         self.generator = torch.Generator().manual_seed(seed)
         self._average = get_ema_multi_avg_fn(momentum)
         self.teacher: nn.Module | None = None

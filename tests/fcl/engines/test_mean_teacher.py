@@ -149,9 +149,14 @@ def test_state_that_is_restored_and_saved_again_before_an_epoch_is_whole(segment
         ({"start": 0, "ramp": 0, "weight": 0.0}, "start and ramp must be 0 or more and weight above 0"),
         ({"start": 0, "ramp": 0, "momentum": 1.0}, "momentum must be from 0 to below 1"),
         ({"start": 0, "ramp": 0, "share": 1.0}, "share between 0 and 1"),
-        ({"start": 0, "ramp": 0, "largest_component": "false"}, "must be true or false"),
+        ({"start": 0, "ramp": 0, "largest_component": "no"}, "must be true or false"),
     ],
 )
 def test_wrong_values_are_refused(cache, values, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MeanTeacher(slices(cache), **values)
+
+
+@pytest.mark.parametrize("word", ["true", "false"])
+def test_the_largest_component_is_chosen_by_a_word_as_in_evaluation(cache, word: str) -> None:
+    assert MeanTeacher(slices(cache), start=0, ramp=0, largest_component=word).largest_component is (word == "true")

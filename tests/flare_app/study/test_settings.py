@@ -121,6 +121,9 @@ def test_committed_arms_name_rows_of_the_published_tables() -> None:
         assert {len(row) for row in published["tables"][mode].values()} == {len(published["annotated"])}
 
 
-@pytest.mark.parametrize(("turns", "steps"), [({}, 30), ({"sites_per_round": None}, 30), ({"sites_per_round": 4}, 12)])
+@pytest.mark.parametrize(
+    ("turns", "steps"),
+    [({}, 30), ({"sites_per_round": None}, 30), ({"sites_per_round": 4}, 12), ({"sites_per_round": 12}, 30)],
+)
 def test_one_place_takes_the_steps_of_the_sites_that_take_part(turns: dict[str, Any], steps: int) -> None:
     assert steps_together({"steps": 3, **turns}, 10) == steps
