@@ -5,8 +5,8 @@ Examples:
     python -m flare_app.study --config bundle/configs/studies/acdc.json --dataset_dir <ACDC> --out runs/acdc
     python -m flare_app.study --config bundle/configs/studies/acdc.json --dataset_dir <ACDC> --out runs/acdc \\
         --preset cpu --arms random fcl --annotated 1 2 --folds 0 1 --modes local
-    python -m flare_app.study --config bundle/configs/studies/acdc.json ablation.json --dataset_dir <ACDC> \\
-        --out runs/b --set pretrain::rounds=80 --set arms::fcl::pretrain::set::momentum=0.99
+    python -m flare_app.study --config bundle/configs/studies/acdc.json bundle/configs/studies/ablation.json \\
+        --dataset_dir <ACDC> --out runs/ablation --preset cpu --set pretrain::rounds=80
 
 What is finished is kept: the same command goes on after the last finished cell, and cells whose settings changed are
 done again. ``--plan`` lists the cells and does none, ``--report`` writes results and report of what is finished.

@@ -21,7 +21,8 @@ _TRAINING = dict.fromkeys(
 )
 _PHANTOM = {"seed": _ANY, "cine_frames": _ANY}
 _RUN = dict.fromkeys(("arms", "annotated", "folds", "seeds", "modes"), _ANY)
-_ARM = {"label": _ANY, "published": _ANY, "encoder": _ANY, "pretrain": _TRAINING, "finetune": {"*": _TRAINING}}
+_NAMING = dict.fromkeys(("label", "published"), _ANY)
+_ARM = {**_NAMING, "like": _ANY, "encoder": _ANY, "pretrain": _TRAINING, "finetune": {"*": _TRAINING}}
 _STUDY: dict[str, Any] = {
     **dict.fromkeys(("title", "description", "data", "sites", "patients", "folds", "split_seed", "references"), _ANY),
     "published": _ANY,
@@ -171,7 +172,10 @@ def load_study(files: Sequence[Path], preset: str | None = None, changes: Mappin
     content = merge(content, presets.get(name, {}))
     for key, value in (changes or {}).items():
         content = merge(content, _nested(key.split("::"), value))
-    problems = list(_unknown(content, _STUDY)) or list(_problems(content))
+    problems = _unknown(content, _STUDY) or _unlike(content.get("arms", {}))
+    if not problems:
+        content["arms"] = {arm: _filled(content["arms"], arm) for arm in content.get("arms", {})}
+        problems = _problems(content)
     if problems:
         where = ", ".join(str(file) for file in files)
         raise StudyError("\n".join([f"the study ({where}) cannot be run:", *problems]))
@@ -190,6 +194,31 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merge(result[key], value) if both else copy.deepcopy(value)
     return result
+
+
+def _filled(arms: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """The arm with what it leaves out taken from the one that it is like, except what that one is called."""
+    own = arms[arm]
+    if "like" not in own:
+        return dict(own)
+    base = {key: value for key, value in _filled(arms, own["like"]).items() if key not in _NAMING}
+    return merge(base, {key: value for key, value in own.items() if key != "like"})
+
+
+def _unlike(arms: Mapping[str, Any]) -> list[str]:
+    """What keeps arms from being like others."""
+    problems = []
+    for arm in arms:
+        line = [arm]
+        while (base := arms[line[-1]].get("like")) is not None:
+            if base not in arms:
+                problems.append(f"arms::{line[-1]}: like names no arm, got {base!r}; choose from {_listed(arms)}")
+                break
+            if base in line:
+                problems.append(f"arms::{arm}: like leads in a circle: {' is like '.join([*line, base])}")
+                break
+            line.append(base)
+    return list(dict.fromkeys(problems))
 
 
 def _with_shared(study: Study, training: Mapping[str, Any]) -> dict[str, Any]:

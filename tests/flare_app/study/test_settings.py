@@ -36,6 +36,46 @@ def test_arm_says_only_what_differs(study: Study) -> None:
     assert (study.label("fcl"), study.label("random"), study.published("random")) == ("FCL", "random", None)
 
 
+def test_an_arm_like_another_takes_all_but_its_names_from_it(study_file: Path) -> None:
+    changes = {
+        "arms::fcl::published": "FCL",
+        "arms::fcl_twice::like": "fcl_long",
+        "arms::fcl_twice::finetune::local::set::learning_rate": 0.5,
+        "arms::fcl_long::like": "fcl",
+        "arms::fcl_long::pretrain::rounds": 20,
+        "arms::unlearned::like": "fcl_long",
+        "arms::unlearned::pretrain": None,
+    }
+    study = load_study([study_file], changes=changes)
+    fcl_rounds = study.pretraining("fcl")
+    assert fcl_rounds is not None
+    assert study.pretraining("fcl_long") == study.pretraining("fcl_twice") == {**fcl_rounds, "rounds": 20}
+    assert study.finetuning("fcl_twice", "local")["set"] == {"learning_rate": 0.5}
+    assert study.finetuning("fcl_long", "local") == study.finetuning("fcl", "local")
+    assert study.pretraining("unlearned") is None
+    assert (study.label("fcl_long"), study.published("fcl_long")) == ("fcl_long", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"arms::fcl_slow::like": "fcll"},
+            "arms::fcl_slow: like names no arm, got 'fcll'; choose from random, fcl, fcl_slow",
+        ),
+        ({"arms::fcl::like": "fcl"}, "arms::fcl: like leads in a circle: fcl is like fcl"),
+        (
+            {"arms::fcl::like": "fcl_slow", "arms::fcl_slow::like": "fcl"},
+            "arms::fcl: like leads in a circle: fcl is like fcl_slow is like fcl",
+        ),
+    ],
+)
+def test_an_arm_like_none_that_can_be_found_is_told(study_file: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(StudyError) as error:
+        load_study([study_file], changes=changes)
+    assert message in str(error.value)
+
+
 def test_merging_leaves_both_sides_alone() -> None:
     base, over = {"a": {"b": [1]}, "c": 1}, {"a": {"d": 2}, "c": {"e": 3}}
     assert merge(base, over) == {"a": {"b": [1], "d": 2}, "c": {"e": 3}}
@@ -91,7 +131,7 @@ def test_wrong_settings_are_explained(study_file: Path, changes: dict[str, objec
 def test_missing_file_and_preset_are_told_with_what_there_is(study_file: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"no preset 'huge'; choose from small, large"):
         load_study([study_file], "huge")
-    with pytest.raises(StudyError, match=r"none\.json does not exist; bundle/configs/studies has acdc\.json"):
+    with pytest.raises(StudyError, match=r"none\.json does not exist; bundle/configs/studies has ablation\.json"):
         load_study([tmp_path / "none.json"])
 
 
