@@ -42,7 +42,7 @@ class AskingController(ModelController):
             raise ValueError(f"min_sites and max_offences must be at least 1, got {min_sites} and {max_offences}")
         self.min_sites = min_sites
         self.max_offences = max_offences
-        self._roster = Roster([], max_offences)
+        self.roster = Roster([], max_offences)
         self._invitations: dict[str, Task] = {}
         self._arrived: dict[str, Shareable] = {}
 
@@ -87,7 +87,7 @@ class AskingController(ModelController):
             for site in set(sites).difference(taken, reasons):
                 how_long = "and FLARE has lost the site" if gone else f"within {timeout_s} s"
                 reasons[site] = f"{NO_ANSWER} {name!r} {how_long}"
-                self._roster.lose(site, reasons[site])
+                self.roster.lose(site, reasons[site])
         return sorted(taken), reasons
 
     def require_quorum(self, what: str, taken: Collection[str], refused: Reasons) -> None:
@@ -100,10 +100,10 @@ class AskingController(ModelController):
             raise JobFailed("aborted")
         for site, reason in sorted(refused.items()):
             self.warning(f"{what}: {site} is left out: {reason}")
-            if self._roster.is_excluded(site):
-                self.warning(f"{site} is {self._roster.excluded[site]}: it takes no part in the rest of the job")
+            if self.roster.is_excluded(site):
+                self.warning(f"{site} is {self.roster.excluded[site]}: it takes no part in the rest of the job")
         if len(taken) < self.min_sites:
-            missing = {**self._roster.left_out, **refused}
+            missing = {**self.roster.left_out, **refused}
             raise JobFailed(
                 f"{what}: {len(taken)} of {len(taken) + len(missing)} sites gave a usable result, "
                 f"{self.min_sites} are needed. {listed(missing)}"
@@ -151,7 +151,7 @@ class AskingController(ModelController):
         except Exception as error:  # whatever a site replies, the others' job goes on
             problem = f"its reply cannot be read: {type(error).__name__}: {error}"
         if problem:
-            self._roster.offend(site)
+            self.roster.offend(site)
         return problem
 
     def _send(

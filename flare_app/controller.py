@@ -8,24 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.dxo import DataKind, from_shareable
+from nvflare.apis.dxo import from_shareable
 from nvflare.apis.shareable import Shareable
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.memory_utils import cleanup_memory
-from torch import Tensor
 
-from fcl.card import origin_of, settings_in
 from fcl.networks.weights import read_card, read_weights
 from flare_app.aggregation import weighted_mean
-from flare_app.asking import AskingController, JobFailed, Payloads, Reasons, listed
+from flare_app.asking import AskingController, JobFailed, Payloads, listed
 from flare_app.averaging import averaging_for
-from flare_app.checks import Signature, introduced, other_run, restarting_sites
+from flare_app.checks import restarting_sites
+from flare_app.enrolment import Enrolment
 from flare_app.exchange import Exchange
-from flare_app.intake import introductions, shares, updates, validations
+from flare_app.intake import shares, updates, validations
 from flare_app.memory import keep_for_good
 from flare_app.participation import check_sites_per_round, taking_part
-from flare_app.protocol import Header, TaskName, exported_in_full, tensor_bytes, tensors_of, with_report, with_tensors
+from flare_app.protocol import Header, TaskName, exported_in_full, tensor_bytes
 from flare_app.records import RoundLog, RoundRecord, SiteRecord, mean_validation, summary
 from flare_app.roster import Roster
 from flare_app.routing import feature_payloads
@@ -154,10 +153,19 @@ class FCLController(AskingController):
         if self._policy.relayed and not self._averaging.readable:
             raise ValueError("encrypted weights beside features that the server relays in clear: set route to 'peer'")
         self._state = RunState({})
-        self._signature = Signature({}, "", {})
-        self._known: set[str] = set()  # sites that have built their workflow, and fit
+        terms = {
+            Header.EXCHANGE: exchange,
+            Header.ROUTE: route,
+            Header.FEATURE_BITS: feature_bits,
+            Header.PULL_ROWS: pull_rows,
+            Header.OVERLAP: overlap,
+            Header.WEIGHT_BITS: weight_bits,
+            Header.ENCRYPTION: encryption,
+        }
+        self._enrolment = Enrolment(
+            self, self._averaging, terms, self._policy.active, pretrained, start_timeout_s, task_timeout_s
+        )
         self._holders = Holders()
-        self._resumed_round = 0
         self._round_ended = 0.0
         self._folder = Path()
         self._boards = SiteBoards(Path())
@@ -184,12 +192,15 @@ class FCLController(AskingController):
         run_dir = Path(workspace.get_run_dir(self.fl_ctx.get_job_id()))
         self._folder = open_folder(Path(workspace.get_root_dir()), run_dir, self.checkpoint_dir, self.resume)
         self._boards = SiteBoards(run_dir / FOLDER)
-        self._initialize(sites)
+        found = RunState.load(self._folder) if self.resume else None
+        self.roster = Roster(sites, self.max_offences, found.offences if found else None)
+        self._state = self._enrolment.start(found)
+        self._state.facts.exchange, self._state.facts.route = self.exchange, self.route
         keep_for_good()
         log = RoundLog(self._folder, self._state.round)
         first, started = self._state.round, time.monotonic()
         for number in range(first, self.num_rounds):
-            self._admit(number)
+            self._holders.forget(self._enrolment.admit(number, self.admit_late))
             record = self._round(number)
             # The log first: when only one of the two is written, resuming does the round again and replaces its line.
             log.append(record)
@@ -206,107 +217,10 @@ class FCLController(AskingController):
             self._hand_over()
         self.info(f"finished {self.num_rounds} rounds; global weights and the log of rounds are in {self._folder}")
 
-    # -- start ---------------------------------------------------------------------------------------------------------
-
-    def _initialize(self, sites: list[str]) -> None:
-        """Let every site build its workflow, check that they agree, settle the global weights."""
-        found = RunState.load(self._folder) if self.resume else None
-        self._resumed_round = found.round if found else 0
-        self._roster = Roster(sites, self.max_offences, found.offences if found else None)
-        reports: dict[str, dict[str, Any]] = {}
-        payloads: Payloads = [(self._opening(with_weights=True), self._roster.present)]
-        _, refused = self.ask(TaskName.INITIALIZE, payloads, self.start_timeout_s, introductions(reports))
-        if reports:
-            self._signature = Signature.of_most(reports)
-        refused.update(self._enrol(reports))
-        for site, reason in refused.items():
-            self._roster.lose(site, reason)
-        self.require_quorum("start", self._known, refused)
-        if found is not None:
-            problem = other_run(found, self._signature, self._averaging)
-            if problem:
-                raise JobFailed(problem)
-            found.facts.declared.update(self._state.facts.declared)
-            self._state = found
-            self._averaging.load_state_dict(found.averaging)
-            self.info(f"resuming after {found.round} rounds")
-        else:
-            weights = self._initial_weights()
-            hashed, settings = self._signature.config_hash, dict(self._signature.settings)
-            self._state = RunState(weights, config_hash=hashed, settings=settings, facts=self._state.facts)
-            if self.pretrained:
-                self._state.facts.pretrained = origin_of(read_card(self.pretrained))
-        self._state.facts.exchange, self._state.facts.route = self.exchange, self.route
-
-    def _opening(self, with_weights: bool) -> Shareable:
-        pretrained = self.pretrained if with_weights else None
-        task = with_tensors(DataKind.WEIGHTS, read_weights(pretrained) if pretrained else {})
-        task.set_header(Header.CARD, settings_in(read_card(pretrained), "architecture") if pretrained else {})
-        task.set_header(Header.EXCHANGE, self.exchange)
-        task.set_header(Header.ROUTE, self.route)
-        task.set_header(Header.FEATURE_BITS, self.feature_bits)
-        task.set_header(Header.PULL_ROWS, self.pull_rows)
-        task.set_header(Header.OVERLAP, self.overlap)
-        task.set_header(Header.WEIGHT_BITS, self.weight_bits)
-        task.set_header(Header.ENCRYPTION, self.encryption)
-        task.set_header(Header.SITES, self._roster.sites)
-        task.set_header(Header.RESUME_ROUND, self._resumed_round)
-        return task
-
-    def _enrol(self, reports: Mapping[str, Mapping[str, Any]]) -> Reasons:
-        """Take in the sites that fit the federation; gives why the others do not."""
-        refused: Reasons = {}
-        self._holders.forget(reports)
-        for site in sorted(reports):
-            problem = self._signature.misfit(reports[site], self._policy.active)
-            if problem:
-                refused[site] = problem
-                self._roster.offend(site)
-            else:
-                self._known.add(site)
-                self._state.facts.hear(site, reports[site])
-                self._roster.admit(site)
-                self.info(f"{site}: {introduced(reports[site])}")
-        return refused
-
-    def _initial_weights(self) -> dict[str, Tensor]:
-        """Of the first site by name that gives them, so that a repeated run begins with the same."""
-        spec, weights, reasons = self._signature.spec, {}, {}
-
-        def accept(site: str, answer: Shareable) -> str | None:
-            weights.update(tensors_of(answer, DataKind.WEIGHTS))
-            return self._averaging.misfit(weights, spec)
-
-        for site in self._roster.present:
-            weights.clear()
-            payloads: Payloads = [(with_report({}), [site])]
-            taken, refused = self.ask(TaskName.INITIAL_WEIGHTS, payloads, self.task_timeout_s, accept)
-            if taken:
-                return weights
-            reasons.update(refused)
-        raise JobFailed(f"no site gave initial weights. {listed(reasons)}")
-
-    def _admit(self, number: int) -> None:
-        """Take in the absent sites that have answered meanwhile, and ask the others again, waiting for none."""
-        reports: dict[str, dict[str, Any]] = {}
-        _, refused = self.arrived(introductions(reports))
-        refused.update(self._enrol(reports))
-        for site, reason in sorted(refused.items()):
-            self.warning(f"round {number + 1}: {site} asked to take part, but {reason}")
-            self._roster.lose(site, reason)
-        for site in sorted(reports.keys() - refused.keys()):
-            self.info(f"{site} takes part again from round {number + 1}")
-        for site in self._roster.absent if self.admit_late else ():
-            known = site in self._known
-            timeout_s = self.task_timeout_s if known else self.start_timeout_s
-            self.invite(TaskName.INITIALIZE, partial(self._opening, with_weights=not known), site, timeout_s)
-
-    # -- a round -------------------------------------------------------------------------------------------------------
-
     def _round(self, number: int) -> RoundRecord:
-        started, present = time.monotonic(), self._roster.present
+        started, present = time.monotonic(), self.roster.present
         spent, sites = Stopwatch(), taking_part(number, present, self.sites_per_round)
-        record = RoundRecord(number, left_out=self._roster.left_out, sites={site: SiteRecord() for site in sites})
+        record = RoundRecord(number, left_out=self.roster.left_out, sites={site: SiteRecord() for site in sites})
         record.resting = [site for site in present if site not in sites]
         record.parts = spent.parts
         record.parts["before"] = started - self._round_ended if self._round_ended else 0.0
@@ -322,7 +236,7 @@ class FCLController(AskingController):
             for site, answer in shared.items() if self._policy.relayed else ():
                 record.sites[site].bytes_features_up = tensor_bytes(from_shareable(answer).data)
         asked = [site for _, group in payloads for site in group]
-        average = self._averaging.begin(self._state.weights, self._signature.spec, asked)
+        average = self._averaging.begin(self._state.weights, self._enrolment.signature.spec, asked)
         accept = updates(average, record, peer_route=not self._policy.relayed)
         for payload, _ in payloads:
             self._stamp(payload, number)
@@ -342,14 +256,14 @@ class FCLController(AskingController):
         self._state.averaging = self._averaging.state_dict()
         self._state.round = number + 1
         self._state.count_round(record.accepted, record.rejected)
-        self._state.offences = dict(self._roster.offences)
+        self._state.offences = dict(self.roster.offences)
         self._round_ended = time.monotonic()
         record.seconds = self._round_ended - started
         return record
 
     def _final_validation(self) -> RoundRecord:
-        started, sites = time.monotonic(), self._roster.present
-        record = RoundRecord(self.num_rounds, left_out=self._roster.left_out, sites={s: SiteRecord() for s in sites})
+        started, sites = time.monotonic(), self.roster.present
+        record = RoundRecord(self.num_rounds, left_out=self.roster.left_out, sites={s: SiteRecord() for s in sites})
         payloads = self._weights_payloads(self.num_rounds, record)
         accept = validations(record.sites)
         record.accepted, record.rejected = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
@@ -370,13 +284,13 @@ class FCLController(AskingController):
             models["best"] = (read_weights(self._folder / BEST), read_card(self._folder / BEST))
         for kept, (weights, card) in models.items():
             number = int(card["rounds"])
-            payload = self._averaging.payload(weights, self._signature.spec)
+            payload = self._averaging.payload(weights, self._enrolment.signature.spec)
             self._stamp(payload, number)
             payload.set_header(Header.KEEP, kept)
             payload.set_header(Header.CARD, card)
             payload.set_header(Header.VALIDATE, False)
-            accept = validations({site: SiteRecord() for site in self._roster.sites})
-            taken, refused = self.ask(TaskName.VALIDATE, [(payload, self._roster.present)], self.task_timeout_s, accept)
+            accept = validations({site: SiteRecord() for site in self.roster.sites})
+            taken, refused = self.ask(TaskName.VALIDATE, [(payload, self.roster.present)], self.task_timeout_s, accept)
             for site, reason in sorted(refused.items()):
                 self.warning(f"{site} did not keep the {kept} model: {reason}")
             if not taken:
@@ -384,7 +298,7 @@ class FCLController(AskingController):
             self.info(f"the {kept} model, after {number} rounds, is kept by {', '.join(taken)}")
 
     def _weights_payloads(self, number: int, record: RoundRecord) -> Payloads:
-        full = partial(self._averaging.payload, self._state.weights, self._signature.spec)
+        full = partial(self._averaging.payload, self._state.weights, self._enrolment.signature.spec)
         payloads = self._holders.payloads(number, list(record.sites), self._averaging.change, full)
         for payload, sites in payloads:
             self._stamp(payload, number)
@@ -401,7 +315,4 @@ class FCLController(AskingController):
             return
         if self.best_metric not in validation:
             raise JobFailed(f"best_metric {self.best_metric!r} is none of the validation metrics {sorted(validation)}")
-        value = validation[self.best_metric]
-        if not self._state.best or value > self._state.best["value"]:
-            self._state.best = {"round": self._state.round, "value": value}
-            self._state.save_best(self._folder)
+        self._state.keep_best(validation[self.best_metric], self._folder)

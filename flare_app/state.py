@@ -125,12 +125,15 @@ class RunState:
                 if file not in (_resume_file(folder, self.round), _resume_file(folder, self.round - 1)):
                     file.unlink()
 
-    def save_best(self, folder: Path) -> None:
-        """Write ``best.pt`` from the present weights.
+    def keep_best(self, value: float, folder: Path) -> None:
+        """Write ``best.pt`` from the present weights when their validation is better than that of all before.
 
         Raises:
             StorageError: when it cannot be written; then it is what it was.
         """
+        if self.best and value <= self.best["value"]:
+            return
+        self.best = {"round": self.round, "value": value}
         with storing(folder, "the best checkpoint"):
             card = self.card()
             write_weights(folder / BEST, self.weights, card)

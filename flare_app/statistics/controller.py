@@ -48,7 +48,7 @@ class DataStatisticsController(AskingController):
 
     def _run(self) -> None:
         sites = sorted(client.name for client in self.engine.get_clients())
-        self._roster = Roster(sites, self.max_offences)
+        self.roster = Roster(sites, self.max_offences)
         told: dict[str, dict[str, Any]] = {}
 
         def accept(site: str, answer: Shareable) -> str | None:

@@ -35,7 +35,7 @@ class Asking(AskingController):
         self.fl_ctx = engine.context("server")
         self.engine = engine
         self.abort_signal = Signal()
-        self._roster = Roster(SITES, max_offences)
+        self.roster = Roster(SITES, max_offences)
         self.communicator = WFCommServer(task_check_period=0.01)
         self.communicator.controller = self
         self.communicator._engine = engine
@@ -101,8 +101,8 @@ def test_errors_rejections_and_silence_are_told_apart(asking: Asking) -> None:
     asking.answer("b", with_report({"problem": "NaN"}))
     thread.join(5)
     assert outcome == {"taken": ["a"], "reasons": {"b": "NaN", "c": "no answer to 'train' within 1 s"}}
-    assert asking._roster.offences == {"b": 1}
-    assert asking._roster.present == ["a", "b"]
+    assert asking.roster.offences == {"b": 1}
+    assert asking.roster.present == ["a", "b"]
     thread, outcome = _ask(asking, ["a", "b"])
     asking.answer("a", refusal("no data"))
     asking.answer("b", Shareable({"x": 1}))
@@ -110,7 +110,7 @@ def test_errors_rejections_and_silence_are_told_apart(asking: Asking) -> None:
     assert outcome["taken"] == []
     assert outcome["reasons"]["a"] == "no data"
     assert outcome["reasons"]["b"].startswith("its reply cannot be read: ")
-    assert asking._roster.excluded == {"b": "excluded after 2 rejected updates"}
+    assert asking.roster.excluded == {"b": "excluded after 2 rejected updates"}
     with pytest.raises(
         JobFailed, match=r"round 2: 0 of 3 sites gave a usable result, 1 are needed\. a: no data; b: its"
     ):
