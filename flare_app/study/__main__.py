@@ -30,7 +30,7 @@ from flare_app.steps import StepFailed
 from flare_app.study.cells import Cells, all_threads
 from flare_app.study.data import prepare_cohort
 from flare_app.study.outcome import Outcome, study_facts
-from flare_app.study.plan import plan
+from flare_app.study.plan import left_out, plan
 from flare_app.study.run import Ledger, run_cells
 from flare_app.study.settings import Selection, Study, load_study
 
@@ -56,6 +56,8 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
     cells = Cells(out, cohort, study["data"], study["set"], arguments.threads or all_threads(), console)
     ledger = Ledger(out, cells, console)
     todo = plan(study, chosen, cohort.split)
+    for line in left_out(study, chosen, cohort.split):
+        console.print(line, soft_wrap=True, highlight=False)
     if arguments.plan:
         for cell in todo:
             spent = ledger.seconds(cell)

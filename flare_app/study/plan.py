@@ -61,7 +61,7 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
     """The cells in the order in which they are done: each needs only earlier ones, and arms stay level with each other.
 
     Pre-training is shared by all fine-tunings of an arm, and by arms that pre-train in the same way. Features are
-    pictured for the first fold and seed.
+    pictured for the first fold and seed. What :func:`left_out` names is not among them.
 
     Args:
         study: settings.
@@ -92,6 +92,8 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
             for annotated in chosen.annotated:
                 for mode in chosen.modes:
                     for arm in chosen.arms:
+                        if not _fits(study, arm, annotated, fold, split):
+                            continue
                         training = study.finetuning(arm, mode)
                         files = bundle.files("finetune", training)
                         settings = [bundle.with_encoder(training), annotated]
@@ -102,6 +104,33 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
                         key = bundle.key(evaluation, fold, seed, ["evaluate.json"], tuned)
                         add(Cell("evaluate", arm, fold, seed, mode, annotated, evaluation, tuned, key))
     return list(cells.values())
+
+
+def left_out(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[str]:
+    """What is asked for and not done, in words: fine-tunings that learn from patients of whom N leaves none."""
+    lines = []
+    for arm in chosen.arms:
+        for annotated in chosen.annotated:
+            folds = [fold for fold in chosen.folds if not _fits(study, arm, annotated, fold, split)]
+            if folds:
+                most = min(_training_patients(fold, split) for fold in folds)
+                lines.append(
+                    f"not fine-tuned: {study.label(arm)}, N={annotated}, fold {', '.join(map(str, folds))}. It learns "
+                    f"from at least {study.unannotated(arm)} more of a site's {most} training patients, without "
+                    "annotation"
+                )
+    return lines
+
+
+def _fits(study: Study, arm: str, annotated: int, fold: int, split: Mapping[str, Any]) -> bool:
+    needed = study.unannotated(arm)
+    return not needed or annotated + needed <= _training_patients(fold, split)
+
+
+def _training_patients(fold: int, split: Mapping[str, Any]) -> int:
+    """Of the site that has the fewest."""
+    sites = [site["folds"] for site in split["sites"].values()]
+    return min(sum(len(group) for number, group in enumerate(folds) if number != fold) for folds in sites)
 
 
 def _encoder_owners(study: Study) -> dict[str, str]:

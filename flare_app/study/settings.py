@@ -22,7 +22,14 @@ _TRAINING = dict.fromkeys(
 _PHANTOM = {"seed": _ANY, "cine_frames": _ANY}
 _RUN = dict.fromkeys(("arms", "annotated", "folds", "seeds", "modes"), _ANY)
 _NAMING = dict.fromkeys(("label", "published"), _ANY)
-_ARM = {**_NAMING, "like": _ANY, "encoder": _ANY, "pretrain": _TRAINING, "finetune": {"*": _TRAINING}}
+_ARM = {
+    **_NAMING,
+    "like": _ANY,
+    "unannotated": _ANY,
+    "encoder": _ANY,
+    "pretrain": _TRAINING,
+    "finetune": {"*": _TRAINING},
+}
 _STUDY: dict[str, Any] = {
     **dict.fromkeys(("title", "description", "data", "sites", "patients", "folds", "split_seed", "references"), _ANY),
     "published": _ANY,
@@ -110,6 +117,10 @@ class Study:
         encoder = self["arms"][arm].get("encoder")
         given = {"encoder": str(Path(encoder).resolve())} if encoder else {}
         return _with_shared(self, {**merge(self["finetune"][mode], own), **given})
+
+    def unannotated(self, arm: str) -> int:
+        """Training patients of each site that the arm needs without annotation, to learn from them in fine-tuning."""
+        return int(self["arms"][arm].get("unannotated", 0))
 
     def evaluation(self) -> dict[str, Any]:
         """How models are evaluated: ``set``, the keys of ``evaluate.json``."""
@@ -279,6 +290,8 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         if not _PLAIN.fullmatch(arm)
     ]
     for arm, spec in content["arms"].items():
+        if not _is_count(spec.get("unannotated", 0), 0):
+            problems.append(f"arms::{arm}: unannotated must be a whole number, got {spec['unannotated']!r}")
         encoder = spec.get("encoder")
         if encoder and not Path(encoder).is_file():
             problems.append(f"arms::{arm}: the encoder {encoder} does not exist")

@@ -8,7 +8,7 @@ import pytest
 
 import fcl
 from flare_app.study import plan as planning
-from flare_app.study.plan import plan
+from flare_app.study.plan import left_out, plan
 from flare_app.study.settings import Study, load_study
 
 from .conftest import CONTENT, SPLIT
@@ -40,6 +40,20 @@ def test_numbers_of_cells(study: Study) -> None:
     assert counts == {"pretrain": runs, "finetune": runs * 2 * 2 * 2}
     assert sum(name.startswith("features") for name in names) == 1
     assert len(names) == len(set(names))
+
+
+def test_arms_that_learn_without_annotation_are_left_out_where_none_would_be(study_file: Path) -> None:
+    study = load_study([study_file], changes={"arms::fcl::unannotated": 1, "arms::fcl::label": "FCL"})
+    wanted: dict[str, list[object]] = {"annotated": [1, 2], "folds": [0, 1], "modes": ["local"]}
+    tuned = [name for name in _keys(study, SPLIT, **wanted) if name.startswith("finetune_fcl")]
+    assert tuned == ["finetune_fcl_n1_local_fold0_seed0"]
+    assert left_out(study, study.select(**wanted), SPLIT) == [
+        "not fine-tuned: FCL, N=1, fold 1. It learns from at least 1 more of a site's 1 training patients, without "
+        "annotation",
+        "not fine-tuned: FCL, N=2, fold 0, 1. It learns from at least 1 more of a site's 1 training patients, without "
+        "annotation",
+    ]
+    assert left_out(study, study.select(arms=["random"], annotated=[1, 2]), SPLIT) == []
 
 
 def test_arms_that_pretrain_alike_share_it_whichever_is_asked_for(study: Study) -> None:

@@ -113,6 +113,7 @@ def test_unknown_choices_are_told_together_with_the_known_ones(study: Study) -> 
         ({"arms::fcl::finetune::both": {}}, "there is no mode 'both'; choose from local, federated"),
         ({"arms::a/b": {}}, "'a/b' names files"),
         ({"references": ["none"]}, "references: there is no arm 'none'"),
+        ({"arms::fcl::unannotated": -1}, "arms::fcl: unannotated must be a whole number, got -1"),
         ({"folds": 1}, "folds must be a whole number of at least 2, got 1"),
         ({"run": 3}, "run must be a JSON object, got 3"),
         ({"title": ""}, "title is missing"),
