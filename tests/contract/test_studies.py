@@ -59,4 +59,5 @@ def test_each_arm_of_the_ablation_changes_the_study_s_fcl_in_one_stage() -> None
         ways += [(study.finetuning(arm, mode), study.finetuning("fcl", mode)) for mode in study.modes]
         changed = [own != reference for own, reference in ways]
         assert changed in ([True, False, False], [False, True, True]), arm
-    assert len({json.dumps([study.pretraining(a), study.finetuning(a, "local")]) for a in arms}) == len(arms)
+    ways_of = {arm: [study.pretraining(arm), *(study.finetuning(arm, mode) for mode in study.modes)] for arm in arms}
+    assert len({json.dumps(ways) for ways in ways_of.values()}) == len(arms)
