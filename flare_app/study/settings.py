@@ -209,11 +209,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _filled(arms: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """The arm with what it leaves out taken from the one that it is like, except what that one is called."""
-    own = arms[arm]
-    if "like" not in own:
-        return dict(own)
-    base = {key: value for key, value in _filled(arms, own["like"]).items() if key not in _NAMING}
-    return merge(base, {key: value for key, value in own.items() if key != "like"})
+    own = dict(arms[arm])
+    like = own.pop("like", None)
+    if like is None:
+        return own
+    base = {key: value for key, value in _filled(arms, like).items() if key not in _NAMING}
+    return merge(base, own)
 
 
 def _unlike(arms: Mapping[str, Any]) -> list[str]:
@@ -222,7 +223,7 @@ def _unlike(arms: Mapping[str, Any]) -> list[str]:
     for arm in arms:
         line = [arm]
         while (base := arms[line[-1]].get("like")) is not None:
-            if base not in arms:
+            if not isinstance(base, str) or base not in arms:
                 problems.append(f"arms::{line[-1]}: like names no arm, got {base!r}; choose from {_listed(arms)}")
                 break
             if base in line:

@@ -54,6 +54,10 @@ def test_an_arm_like_another_takes_all_but_its_names_from_it(study_file: Path) -
     assert study.finetuning("fcl_long", "local") == study.finetuning("fcl", "local")
     assert study.pretraining("unlearned") is None
     assert (study.label("fcl_long"), study.published("fcl_long")) == ("fcl_long", None)
+    alone = load_study(
+        [study_file], changes={**changes, "arms::fcl_long::like": None, "arms::fcl_long::pretrain": None}
+    )
+    assert alone.pretraining("fcl_long") is None
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,7 @@ def test_an_arm_like_another_takes_all_but_its_names_from_it(study_file: Path) -
             {"arms::fcl_slow::like": "fcll"},
             "arms::fcl_slow: like names no arm, got 'fcll'; choose from random, fcl, fcl_slow",
         ),
+        ({"arms::fcl_slow::like": ["fcl"]}, "arms::fcl_slow: like names no arm, got ['fcl']"),
         ({"arms::fcl::like": "fcl"}, "arms::fcl: like leads in a circle: fcl is like fcl"),
         (
             {"arms::fcl::like": "fcl_slow", "arms::fcl_slow::like": "fcl"},
