@@ -147,7 +147,9 @@ class Outcome:
         from fcl.evaluation.study_results import mean_dice
 
         dice = {who: mean_dice(folder / SCORES) for who, folder in self.cells.evaluations(cell).items()}
-        minutes = {done.stage: (self.seconds(done) or 0.0) / 60 for done in cell.chain()}
+        minutes: dict[str, float] = {}
+        for done in cell.chain():  # of stages of pre-training there may be several
+            minutes[done.stage] = minutes.get(done.stage, 0.0) + (self.seconds(done) or 0.0) / 60
         return {**self._place(cell), "configuration": cell.configuration, "dice": dice, "minutes": minutes}
 
     def _write_summary(self, content: Mapping[str, Any]) -> None:
@@ -286,9 +288,10 @@ def _pretraining_in_words(study: Study, arm: str) -> str:
     if training is None:
         return "no pre-training"
     pooled = {"steps": steps_together(training, study["sites"])} if training["where"] == "pool" else {}
+    first = [f"after {study.label(training['after'])}"] if training.get("after") else []
     parts = [f"method {training.get('method') or 'fcl'}", training["where"]]
     parts += [f"exchange {training.get('exchange') or 'none'}", _schedule({**training, **pooled})]
-    return ", ".join([*parts, *_changes(study["arms"][arm]["pretrain"])])
+    return ", ".join([*first, *parts, *_changes(study["arms"][arm]["pretrain"])])
 
 
 def _finetuning_in_words(study: Study, arm: str) -> list[str]:

@@ -75,20 +75,27 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
         return cells.setdefault(cell.name, cell)
 
     owners, evaluation = _encoder_owners(study), study.evaluation()
+
+    def pretrained(arm: str, fold: int, seed: int) -> Cell | None:
+        training = study.pretraining(arm)
+        if training is None:
+            return None
+        first = pretrained(training["after"], fold, seed) if training.get("after") else None
+        key = bundle.key(training, fold, seed, bundle.files("pretrain", training), first)
+        return add(Cell("pretrain", owners[arm], fold, seed, training=training, after=first, configuration=key))
+
     for seed in chosen.seeds:
         for fold in chosen.folds:
             encoders: dict[str, Cell] = {}
             for arm in chosen.arms:
-                training = study.pretraining(arm)
-                if training is None:
+                encoder = pretrained(arm, fold, seed)
+                if encoder is None:
                     continue
-                files = bundle.files("pretrain", training)
-                key = bundle.key(training, fold, seed, files)
-                encoders[arm] = add(Cell("pretrain", owners[arm], fold, seed, training=training, configuration=key))
+                encoders[arm] = encoder
                 if (seed, fold) == (chosen.seeds[0], chosen.folds[0]):
                     files = ["finetune.json", "features.json"]
-                    key = bundle.key({"set": study["set"]}, fold, seed, files, encoders[arm])
-                    add(Cell("features", owners[arm], fold, seed, after=encoders[arm], configuration=key))
+                    key = bundle.key({"set": study["set"]}, fold, seed, files, encoder)
+                    add(Cell("features", owners[arm], fold, seed, after=encoder, configuration=key))
             for annotated in chosen.annotated:
                 for mode in chosen.modes:
                     for arm in chosen.arms:

@@ -27,7 +27,7 @@ _ARM = {
     "like": _ANY,
     "unannotated": _ANY,
     "encoder": _ANY,
-    "pretrain": _TRAINING,
+    "pretrain": {**_TRAINING, "after": _ANY},
     "finetune": {"*": _TRAINING},
 }
 _STUDY: dict[str, Any] = {
@@ -107,7 +107,7 @@ class Study:
         return self["arms"][arm].get("published")
 
     def pretraining(self, arm: str) -> dict[str, Any] | None:
-        """How ``arm`` is pre-trained; None: not at all."""
+        """How ``arm`` is pre-trained; None: not at all. ``after`` is the arm whose pre-training it goes on from."""
         own = self["arms"][arm].get("pretrain")
         return None if own is None else _with_shared(self, merge(self["pretrain"], own))
 
@@ -310,7 +310,24 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
             trainings[f"arms::{arm}::pretrain"] = pretraining
         for at, training in trainings.items():
             problems += _training_problems(at, training)
+        problems += _stage_problems(study, arm)
     return list(dict.fromkeys(problems))
+
+
+def _stage_problems(study: Study, arm: str) -> list[str]:
+    """What keeps the arm's pre-training from going on from another's."""
+    line = [arm]
+    while (training := study.pretraining(line[-1])) and (first := training.get("after")) is not None:
+        at = f"arms::{line[-1]}::pretrain"
+        if not isinstance(first, str) or study["arms"].get(first, {}).get("pretrain") is None:
+            able = [name for name in study["arms"] if study["arms"][name].get("pretrain") is not None]
+            return [f"{at}: after names no arm that pre-trains, got {first!r}; choose from {_listed(able)}"]
+        if first in line:
+            return [f"{at}: after leads in a circle: {' comes after '.join([*line, first])}"]
+        if training.get("where") != "federation":
+            return [f"{at}: only a federation goes on from another arm's encoder, got where {training.get('where')!r}"]
+        line.append(first)
+    return []
 
 
 def _training_problems(at: str, training: Mapping[str, Any]) -> list[str]:

@@ -66,6 +66,18 @@ def test_arms_that_pretrain_alike_share_it_whichever_is_asked_for(study: Study) 
     assert tuned[0].configuration != tuned[1].configuration
 
 
+def test_a_second_stage_goes_on_from_the_first_which_comes_before_it_and_is_shared(study_file: Path) -> None:
+    stage = {"method": "mim", "exchange": "none", "after": "fcl"}
+    study = load_study([study_file], changes={"arms::fcl_slow::pretrain": stage})
+    cells = plan(study, study.select(arms=["fcl_slow"], modes=["local"], annotated=[1]), SPLIT)
+    names = [cell.name for cell in cells]
+    assert names[:2] == ["pretrain_fcl_fold0_seed0", "pretrain_fcl_slow_fold0_seed0"]
+    assert [cell.name for cell in cells[-1].chain()] == [*names[:2], *names[-2:]]
+    assert cells[0] in plan(study, study.select(arms=["fcl"]), SPLIT)
+    longer = load_study([study_file], changes={"arms::fcl_slow::pretrain": stage, "arms::fcl::pretrain::rounds": 3})
+    assert _keys(longer, arms=["fcl_slow"])[names[1]] != cells[1].configuration
+
+
 @pytest.mark.parametrize(
     ("changes", "changed"),
     [

@@ -81,6 +81,26 @@ def test_an_arm_like_none_that_can_be_found_is_told(study_file: Path, changes: d
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"after": "random"}, "after names no arm that pre-trains, got 'random'; choose from fcl, fcl_slow"),
+        ({"after": ["fcl"]}, "after names no arm that pre-trains, got ['fcl']"),
+        ({"after": "fcl_slow"}, "after leads in a circle: fcl_slow comes after fcl_slow"),
+        ({"after": "fcl", "where": "pool"}, "only a federation goes on from another arm's encoder, got where 'pool'"),
+    ],
+)
+def test_a_stage_that_cannot_follow_another_is_told(study_file: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(StudyError) as error:
+        load_study([study_file], changes={f"arms::fcl_slow::pretrain::{key}": value for key, value in changes.items()})
+    assert f"arms::fcl_slow::pretrain: {message}" in str(error.value)
+
+
+def test_fine_tuning_follows_no_arm(study_file: Path) -> None:
+    with pytest.raises(StudyError, match="unknown key 'arms::fcl::finetune::local::after'"):
+        load_study([study_file], changes={"arms::fcl::finetune::local::after": "fcl_slow"})
+
+
 def test_merging_leaves_both_sides_alone() -> None:
     base, over = {"a": {"b": [1]}, "c": 1}, {"a": {"d": 2}, "c": {"e": 3}}
     assert merge(base, over) == {"a": {"b": [1], "d": 2}, "c": {"e": 3}}
