@@ -145,6 +145,7 @@ def root_cause(error: BaseException) -> str:
             {"network_def::blocks": 1},
             "regions are placed in 2-D",
         ),
+        ("pretrain", "methods/pixel_contrast.json+methods/fcl_3d.json", {}, "pixels are compared in 2-D"),
         ("evaluate", None, {"spatial_dims": 2}, "spatial_dims: its card says 3, the configuration 2"),
     ],
 )

@@ -12,6 +12,7 @@ from fcl.engines.mean_teacher import MeanTeacher
 from fcl.engines.method import Method, Untrained
 from fcl.engines.method_participant import MethodParticipant
 from fcl.engines.monitors import PartitionKNN
+from fcl.engines.pixel_contrast import PixelContrast
 from fcl.engines.pretext import Restoration, Rotation
 from fcl.engines.pretrain_trainer import PretrainTrainer
 from fcl.engines.pretraining import PretrainParticipant
@@ -40,6 +41,7 @@ __all__ = [
     "Method",
     "MethodParticipant",
     "PartitionKNN",
+    "PixelContrast",
     "PredictedMomentum",
     "Prediction",
     "PretrainParticipant",

@@ -28,6 +28,8 @@ class Step:
         network: what learns.
         momentum_network: follows it as a moving average; None where the method needs none.
         augment: images to augmented images of the same shape; every call draws anew.
+        locate: as ``augment``, and with each view the origin of its pixels: (B, H, W) int64, which pixel of the image
+            it shows, counted row by row, and -1 outside of it.
         inferer: runs a network, or one of its methods, at the training's precision; gives float32.
         generator: of the trainer; a method that draws must draw from it, or a restart gives other numbers.
     """
@@ -40,6 +42,7 @@ class Step:
     network: nn.Module
     momentum_network: nn.Module | None
     augment: Callable[[Tensor], Tensor]
+    locate: Callable[[Tensor], tuple[Tensor, Tensor]]
     inferer: Inferer
     generator: torch.Generator
 

@@ -103,6 +103,15 @@ class PretrainTrainer(Trainer, Generic[M]):
         """Another view of a batch."""
         return self.augmentation(image, generator=self.generator)[0]
 
+    def augment_and_locate(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Another view of a batch of slices, and which pixel of the slice each of its pixels shows (see ``Step``)."""
+        height, width = image.shape[2:]
+        # A label moves with its image and is 0 outside: pixels numbered from 1 come out as what they show.
+        numbers = torch.arange(1, height * width + 1, device=image.device).view(1, 1, height, width)
+        view, origin = self.augmentation(image, numbers.expand(len(image), -1, -1, -1), generator=self.generator)
+        assert origin is not None  # a label was given
+        return view, origin[:, 0] - 1
+
     def _iteration(self, engine: PretrainTrainer, batchdata: dict[str, Tensor]) -> Terms:
         device = self.state.device
         batch = {
@@ -117,6 +126,7 @@ class PretrainTrainer(Trainer, Generic[M]):
             network=self.network,
             momentum_network=self.momentum_network,
             augment=self.augment,
+            locate=self.augment_and_locate,
             inferer=self.inferer,
             generator=self.generator,
         )

@@ -7,6 +7,7 @@ from fcl.losses.fedca import DictionaryAlignmentLoss
 from fcl.losses.local_contrast import LocalContrastLoss
 from fcl.losses.moco import QueueContrastLoss
 from fcl.losses.pcl import PositionContrastLoss
+from fcl.losses.pixel_contrast import PixelContrastLoss
 from fcl.losses.proximal import ProximalLoss, ProximalTerms
 from fcl.losses.restoration import RestorationLoss
 from fcl.losses.swav import SwappedAssignmentLoss
@@ -17,6 +18,7 @@ __all__ = [
     "FCLTerms",
     "GlobalContrastLoss",
     "LocalContrastLoss",
+    "PixelContrastLoss",
     "PositionContrastLoss",
     "PredictionLoss",
     "ProximalLoss",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ProjectionHead,
         PrototypeNetwork,
     )
+    from fcl.networks.pixels import PixelNetwork
     from fcl.networks.pretrained import load_pretrained
     from fcl.networks.regions import RegionNetwork
     from fcl.networks.restoration import RestorationNetwork
@@ -36,6 +37,7 @@ __all__ = [
     "ContrastiveNetwork",
     "EncoderNetwork",
     "LoadReport",
+    "PixelNetwork",
     "PredictiveNetwork",
     "ProjectionHead",
     "PrototypeNetwork",
@@ -56,6 +58,7 @@ __getattr__ = names_of(
     __name__,
     {
         "heads": ("ContrastiveNetwork", "EncoderNetwork", "PredictiveNetwork", "ProjectionHead", "PrototypeNetwork"),
+        "pixels": ("PixelNetwork",),
         "pretrained": ("load_pretrained",),
         "regions": ("RegionNetwork",),
         "restoration": ("RestorationNetwork",),
