@@ -22,7 +22,7 @@ from flare_app.job import RESULTS
 from tests.benchmarks.simulated import MIB, run_job, run_parser, tabulate
 
 METHODS = fcl.bundle_root() / "configs" / "methods"
-ON_AN_ENCODER = {"local_lr": "gd", "local_ld": "gd"}  # and whose encoder they stand on
+ON_AN_ENCODER = {"local_lr": "gd", "local_ld": "gd", "pixel_contrast": "fcl"}  # and whose encoder they stand on
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class PixelTerms(NamedTuple):
 class PixelContrastLoss(nn.Module):
     """A pixel attracts the pixel of the other view that shows the same place, and is repelled by those that are apart.
 
-    The InfoNCE of VADeR's equation 1. There pixels of other images, from a queue, repel; here those of the same slice
+    VADeR's InfoNCE. There pixels of other images, from a queue, repel; here those of the same slice
     do, which is ours: other patients' slices show the same anatomy, and those at the same place of it should not repel.
     Pixels near the same place take no part.
 
