@@ -45,11 +45,8 @@ class PixelNetwork(EncoderNetwork):
         super().__init__(encoder)
         if encoder.spatial_dims != 2:
             raise ValueError(f"pixels are compared in 2-D, spatial_dims is {encoder.spatial_dims}.")
-        if not 1 <= blocks <= len(decoder.ups):
-            raise ValueError(f"blocks must lie in 1..{len(decoder.ups)}, the decoder's own; got {blocks!r}.")
         self.decoder = decoder
-        self.decoder.ups = decoder.ups[:blocks]
-        self.decoder.logits = nn.Identity()
+        self.decoder.keep_blocks(blocks)
         self.head = nn.Sequential(
             nn.Conv2d(encoder.channels[-1 - blocks], feature_length, 1),
             nn.LeakyReLU(inplace=True),

@@ -52,11 +52,8 @@ class RegionNetwork(EncoderNetwork):
         super().__init__(encoder)
         if encoder.spatial_dims != 2:
             raise ValueError(f"regions are placed in 2-D, spatial_dims is {encoder.spatial_dims}.")
-        if not 1 <= blocks <= len(decoder.ups):
-            raise ValueError(f"blocks must lie in 1..{len(decoder.ups)}, the decoder's own; got {blocks!r}.")
         self.decoder = decoder
-        self.decoder.ups = decoder.ups[:blocks]
-        self.decoder.logits = nn.Identity()
+        self.decoder.keep_blocks(blocks)
         width = encoder.channels[-1 - blocks]
         self.head = nn.Sequential(
             nn.Conv2d(width, width, 1, bias=False),

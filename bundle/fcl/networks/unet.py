@@ -190,6 +190,18 @@ class UNetDecoder(nn.Module):
             x = up(x, maps[-2 - step])
         return self.logits(x)
 
+    def keep_blocks(self, blocks: int) -> None:
+        """Keep the first ``blocks`` resolutions only and give their map, without logits; then it takes as many maps
+        and one more.
+
+        Raises:
+            ValueError: when it has not as many.
+        """
+        if not 1 <= blocks <= len(self.ups):
+            raise ValueError(f"blocks must lie in 1..{len(self.ups)}, the decoder's own; got {blocks!r}.")
+        self.ups = self.ups[:blocks]
+        self.logits = nn.Identity()
+
 
 class SegmentationUNet(nn.Module):
     """U-Net whose ``encoder`` is the module that pre-training trains.
