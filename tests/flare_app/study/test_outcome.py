@@ -103,6 +103,21 @@ def test_tables_hold_every_volume_and_what_the_report_shows(finished: Outcome) -
     assert set(entry["minutes"]) == {"pretrain", "finetune", "evaluate"}
 
 
+def test_minutes_of_both_stages_of_pre_training_count_and_the_first_is_named(
+    study_file: Path, cells: FakeCells, console: Console
+) -> None:
+    study = load_study([study_file], changes={"arms::fcl_slow::pretrain": {"method": "mim", "after": "fcl"}})
+    outcome = _run(study, cells, console, arms=["fcl_slow"], annotated=[1], modes=["local"])
+    outcome = Outcome(study, plan(study, study.select(arms=["fcl_slow"]), SPLIT), outcome.seconds, cells)
+    outcome.write_tables()
+    entry = json.loads((cells.out / "results.json").read_text())["evaluations"][0]
+    seconds = [outcome.seconds(cell) for cell in outcome.known if cell.stage == "pretrain"]
+    assert len(seconds) == 2
+    assert entry["minutes"]["pretrain"] == pytest.approx(sum(each or 0.0 for each in seconds) / 60)
+    facts = study_facts(study, study.select(arms=["fcl_slow"]), cells.cohort, "command", 60.0)
+    assert facts["Arms"].startswith("fcl_slow: after FCL, method mim, federation")
+
+
 def test_validations_are_kept_by_steps_and_site(finished: Outcome) -> None:
     finished.write_tables()
     out = finished.cells.out
