@@ -32,6 +32,9 @@ def _networks() -> dict[str, torch.nn.Module]:
     networks["RegionNetwork"] = fcl.networks.RegionNetwork(
         encoder, decoder, blocks=3, feature_length=4, pretrained=None
     )
+    networks["PixelNetwork"] = fcl.networks.PixelNetwork(
+        encoder, fcl.networks.UNetDecoder(out_channels=1, **SMALL), 3, 4
+    )
     return networks
 
 
