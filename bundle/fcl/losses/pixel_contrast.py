@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fcl.losses.contrast import masked_lse, masked_mean
+from fcl.losses.contrast import masked_lse, masked_mean, mean_over_positives
 
 
 class PixelTerms(NamedTuple):
@@ -64,7 +64,12 @@ class PixelContrastLoss(nn.Module):
             spacing: pixels between neighbours of the map; what is nearer than that is the same place.
         """
         outside_BN = second_place_BN2.isnan().any(dim=2)
-        distance_BPN = torch.cdist(first_place_BP2.nan_to_num(), second_place_BN2.nan_to_num())
+        # Not by a matrix product, which loses small distances between large coordinates.
+        distance_BPN = torch.cdist(
+            first_place_BP2.nan_to_num(),
+            second_place_BN2.nan_to_num(),
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
         distance_BPN = distance_BPN.masked_fill(outside_BN[:, None, :], torch.inf)
         nearest_BP, match_BP = distance_BPN.min(dim=2)
         found_BP = (nearest_BP < spacing) & ~first_place_BP2.isnan().any(dim=2)
@@ -74,10 +79,12 @@ class PixelContrastLoss(nn.Module):
             similarity_BPN = first_BPD.float() @ second_BND.float().transpose(1, 2)
         positive_BP = similarity_BPN.gather(2, match_BP[..., None])[..., 0]
         repelled_BP = masked_lse(similarity_BPN / self.temperature, apart_BPN)
-        per_pixel_BP = nn.functional.softplus(repelled_BP - positive_BP / self.temperature)
+        loss = mean_over_positives(
+            positive_BP.flatten()[:, None] / self.temperature, found_BP.flatten()[:, None], repelled_BP.flatten()
+        )
         with torch.no_grad():
             best_BP = similarity_BPN.masked_fill(~apart_BPN, -1.0).amax(dim=2)
             accuracy = masked_mean((positive_BP > best_BP).float(), found_BP)
             positive = masked_mean(positive_BP, found_BP)
             negative = masked_mean(similarity_BPN, apart_BPN & found_BP[..., None])
-        return PixelTerms(masked_mean(per_pixel_BP, found_BP), accuracy, positive, negative)
+        return PixelTerms(loss, accuracy, positive, negative)
