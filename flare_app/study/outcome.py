@@ -233,7 +233,10 @@ class Outcome:
         return pretraining, finetuning, f"Shown: fold {fold}, seed {seed}{tuned}."
 
     def _costs(self) -> tuple[list[str], list[list[str]]]:
-        """Minutes of a cell, and MiB that a site receives and sends, by arm; columns without a value are left out."""
+        """Minutes, and MiB that a site receives and sends, by arm; columns without a value are left out.
+
+        Pre-training is that of all stages that the arm's encoder went through, also where other arms share them.
+        """
         trainings = [("pretrain", ""), *(("finetune", mode) for mode in self.study.modes)]
         timed = [*trainings, *(("evaluate", mode) for mode in self.study.modes)]
         head = ["arm", *(f"{_in_words(*what)}, minutes" for what in timed)]
@@ -241,27 +244,42 @@ class Outcome:
         rows = []
         for arm in self.study["arms"]:
             own = [cell for cell in self.known if cell.arm == arm and self.seconds(cell) is not None]
-            parts = {what: [cell for cell in own if (cell.stage, cell.mode) == what] for what in timed}
-            row = [self._minutes(parts[what]) for what in timed]
-            row += [self._traffic(parts[what], kind) for what in trainings for kind in _SENT]
+            works = {what: [[cell] for cell in own if (cell.stage, cell.mode) == what] for what in timed}
+            works["pretrain", ""] = _pretrainings(own)
+            row = [self._minutes(works[what]) for what in timed]
+            row += [self._traffic(works[what], kind) for what in trainings for kind in _SENT]
             rows += [[self.study.label(arm), *row]] if own else []
         kept = [n for n in range(len(head)) if n == 0 or any(row[n] != "–" for row in rows)]
         return [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
-    def _minutes(self, cells: Sequence[Cell]) -> str:
-        return f"{statistics.fmean(self.seconds(cell) or 0.0 for cell in cells) / 60:.1f}" if cells else "–"
+    def _minutes(self, works: Sequence[Sequence[Cell]]) -> str:
+        sums = [sum(self.seconds(cell) or 0.0 for cell in cells) / 60 for cells in works]
+        return f"{statistics.fmean(sums):.1f}" if sums else "–"
 
-    def _traffic(self, cells: Sequence[Cell], kind: str) -> str:
-        from fcl.evaluation.federation_log import bytes_per_site
+    def _traffic(self, works: Sequence[Sequence[Cell]], kind: str) -> str:
         from fcl.evaluation.page import show_mib
 
+        sent = [both for cells in works if (both := self._sent(cells, kind))]
+        means = [statistics.fmean(way) for way in zip(*sent, strict=True)]
+        return " / ".join(show_mib(count) for count in means) if any(means) else "–"
+
+    def _sent(self, cells: Sequence[Cell], kind: str) -> tuple[float, float] | None:
+        """Bytes that a site receives and sends in all of ``cells``; None where none of them is a federation."""
+        from fcl.evaluation.federation_log import bytes_per_site
+
         logs = [log for cell in cells if (log := self.cells.rounds(cell)).is_file()]
-        sent = [bytes_per_site(read_rounds(log)) for log in logs]
-        both = [statistics.fmean(one[f"{kind}_{way}"] for one in sent) for way in ("down", "up")] if sent else []
-        return " / ".join(show_mib(count) for count in both) if any(both) else "–"
+        counts = [bytes_per_site(read_rounds(log)) for log in logs]
+        down, up = (sum(count[f"{kind}_{way}"] for count in counts) for way in ("down", "up"))
+        return (down, up) if logs else None
 
     def _place(self, cell: Cell) -> dict[str, Any]:
         return {key: getattr(cell, key) for key in _PLACE}
+
+
+def _pretrainings(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The stages of each pre-training that ``cells`` build on, each pre-training once."""
+    chains = [[part for part in cell.chain() if part.stage == "pretrain"] for cell in cells]
+    return list({chain[-1].name: chain for chain in chains if chain}.values())
 
 
 def study_facts(study: Study, chosen: Selection, cohort: Cohort, command: str, seconds: float) -> dict[str, str]:
