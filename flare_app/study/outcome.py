@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,14 +15,14 @@ from typing import IO, Any
 import fcl
 from flare_app.records import read_rounds
 from flare_app.study.cells import SCORES, Cells
-from flare_app.study.data import Cohort
+from flare_app.study.costs import Costs
 from flare_app.study.plan import Cell
-from flare_app.study.settings import Selection, Study, steps_together
+from flare_app.study.settings import Study
+from flare_app.study.words import protocol
 
 _PLACE = ("arm", "mode", "annotated", "fold", "seed")
 _RUN = (*_PLACE, "model", "configuration")
 _STEPS = (*_PLACE, "site", "configuration", "steps")
-_SENT = ("weights", "features")
 _SCORE = ("case", "patient", "phase", "class", "dice", "hd95_mm", "assd_mm")
 
 
@@ -172,13 +171,13 @@ class Outcome:
             evaluations=evaluations,
             unfinished=sum(cell.stage == "evaluate" and self.seconds(cell) is None for cell in self.known),
             published=_published(self.study),
-            protocol=self.protocol(),
+            protocol=protocol(self.study, self.cells.cohort),
             validations=self.validations(),
             pretraining=pretraining,
             finetuning=finetuning,
             shown=shown,
             features={cell.arm: self.cells.features(cell) for cell in self.finished("features")},
-            costs=self._costs(),
+            costs=Costs(self.study, self.known, self.seconds, self.cells).table(),
             facts=facts,
         )
         return write_study_report(self.cells.out / "report.html", report)
@@ -188,32 +187,6 @@ class Outcome:
         """Names the study's settings and its split."""
         content = json.dumps([self.study.content, self.cells.cohort.split["sites"]], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-    def protocol(self) -> dict[str, str]:
-        """This study in the words in which ``published.json`` describes the published one."""
-        cohort, shared = self.cells.cohort, self.study["set"]
-        sizes = [sum(map(len, site["folds"])) for site in cohort.split["sites"].values()]
-        counts = sorted({min(sizes), max(sizes)})
-        unlabelled = cohort.volumes - cohort.labelled
-        arm = next(iter(self.study["arms"]))
-        tuning = {mode: self.study.finetuning(arm, mode) for mode in self.study.modes}
-        return {
-            "Patients": f"{cohort.patients} patients, {len(sizes)} sites of {' to '.join(map(str, counts))}",
-            "Folds": f"{self.study['folds']}; {cohort.held_out(0)} patients of all sites held out in the first",
-            "Unlabelled images": f"{cohort.labelled} annotated volumes (their labels unused) and {unlabelled} others",
-            "Network": f"2-D U-Net, channels {shared.get('channels', _default('channels'))}",
-            "Image size": "{} pixels of {} mm".format(
-                *("×".join(str(v) for v in shared.get(key, _default(key))) for key in ("spatial_size", "pixdim"))
-            ),
-            "Pre-training": f"{_schedule(self.study['pretrain'])}; bundle/configs/pretrain.json has the rest"
-            if self.study["pretrain"]
-            else "none in this study",
-            "Fine-tuning": "; ".join(f"{mode}: {_schedule(entry)}" for mode, entry in tuning.items())
-            + "; last weights, none chosen by validation; the same for all arms but where an arm says otherwise",
-            "Dice": "for each volume on its native grid, mean over structures, then over volumes"
-            + "".join(f"; {change}" for change in _changes(self.study["evaluate"])),
-            "Spread": "over folds and seeds; local: over sites as well, in a table of its own",
-        }
 
     def _curves(self) -> tuple[dict[str, Path], dict[str, dict[str, Path]], str]:
         """Logs of rounds of the first fold and seed that have any, with the fewest annotated patients."""
@@ -232,128 +205,14 @@ class Outcome:
         tuned = f", fine-tuning with N = {fewest}" if finetuning else ""
         return pretraining, finetuning, f"Shown: fold {fold}, seed {seed}{tuned}."
 
-    def _costs(self) -> tuple[list[str], list[list[str]]]:
-        """Minutes, and MiB that a site receives and sends, by arm; columns without a value are left out.
-
-        Pre-training is that of all stages that the arm's encoder went through, also where other arms share them.
-        """
-        trainings = [("pretrain", ""), *(("finetune", mode) for mode in self.study.modes)]
-        timed = [*trainings, *(("evaluate", mode) for mode in self.study.modes)]
-        head = ["arm", *(f"{_in_words(*what)}, minutes" for what in timed)]
-        head += [f"{_in_words(*what)}, {kind} in / out, MiB" for what in trainings for kind in _SENT]
-        rows = []
-        for arm in self.study["arms"]:
-            own = [cell for cell in self.known if cell.arm == arm and self.seconds(cell) is not None]
-            works = {what: [[cell] for cell in own if (cell.stage, cell.mode) == what] for what in timed}
-            works["pretrain", ""] = _pretrainings(own)
-            row = [self._minutes(works[what]) for what in timed]
-            row += [self._traffic(works[what], kind) for what in trainings for kind in _SENT]
-            rows += [[self.study.label(arm), *row]] if own else []
-        kept = [n for n in range(len(head)) if n == 0 or any(row[n] != "–" for row in rows)]
-        return [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
-
-    def _minutes(self, works: Sequence[Sequence[Cell]]) -> str:
-        sums = [sum(self.seconds(cell) or 0.0 for cell in cells) / 60 for cells in works]
-        return f"{statistics.fmean(sums):.1f}" if sums else "–"
-
-    def _traffic(self, works: Sequence[Sequence[Cell]], kind: str) -> str:
-        from fcl.evaluation.page import show_mib
-
-        sent = [both for cells in works if (both := self._sent(cells, kind))]
-        means = [statistics.fmean(way) for way in zip(*sent, strict=True)]
-        return " / ".join(show_mib(count) for count in means) if any(means) else "–"
-
-    def _sent(self, cells: Sequence[Cell], kind: str) -> tuple[float, float] | None:
-        """Bytes that a site receives and sends in all of ``cells``; None where none of them is a federation."""
-        from fcl.evaluation.federation_log import bytes_per_site
-
-        logs = [log for cell in cells if (log := self.cells.rounds(cell)).is_file()]
-        counts = [bytes_per_site(read_rounds(log)) for log in logs]
-        down, up = (sum(count[f"{kind}_{way}"] for count in counts) for way in ("down", "up"))
-        return (down, up) if logs else None
-
     def _place(self, cell: Cell) -> dict[str, Any]:
         return {key: getattr(cell, key) for key in _PLACE}
-
-
-def _pretrainings(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The stages of each pre-training that ``cells`` build on, each pre-training once."""
-    chains = [[part for part in cell.chain() if part.stage == "pretrain"] for cell in cells]
-    return list({chain[-1].name: chain for chain in chains if chain}.values())
-
-
-def study_facts(study: Study, chosen: Selection, cohort: Cohort, command: str, seconds: float) -> dict[str, str]:
-    """How it was run."""
-    return {
-        "Data": f"{cohort.patients} patients, {cohort.volumes} volumes, {len(cohort.sites)} sites",
-        "Preset": study.preset or "none",
-        "Arms": ". ".join(_arm_in_words(study, arm) for arm in chosen.arms),
-        "Folds and seeds": f"folds {_listed(chosen.folds)} of {study['folds']}, seeds {_listed(chosen.seeds)}",
-        "Minutes": f"{seconds / 60:.1f} for all finished cells together",
-        "Command": command,
-    }
-
-
-def _arm_in_words(study: Study, arm: str) -> str:
-    return f"{study.label(arm)}: " + "; ".join([_pretraining_in_words(study, arm), *_finetuning_in_words(study, arm)])
-
-
-def _pretraining_in_words(study: Study, arm: str) -> str:
-    training = study.pretraining(arm)
-    encoder = study["arms"][arm].get("encoder")
-    if encoder:
-        return f"starts from {Path(encoder).name}"
-    if training is None:
-        return "no pre-training"
-    pooled = {"steps": steps_together(training, study["sites"])} if training["where"] == "pool" else {}
-    first = [f"after {study.label(training['after'])}"] if training.get("after") else []
-    parts = [f"method {training.get('method') or 'fcl'}", training["where"]]
-    parts += [f"exchange {training.get('exchange') or 'none'}", _schedule({**training, **pooled})]
-    return ", ".join([*first, *parts, *_changes(study["arms"][arm]["pretrain"])])
-
-
-def _finetuning_in_words(study: Study, arm: str) -> list[str]:
-    """What the arm itself says of each mode."""
-    own = study["arms"][arm].get("finetune", {})
-    methods = {mode: [training["method"]] if training.get("method") else [] for mode, training in own.items()}
-    return [", ".join([f"{mode} fine-tuning", *methods[mode], *_changes(training)]) for mode, training in own.items()]
-
-
-def _changes(training: Mapping[str, Any]) -> list[str]:
-    """Keys that it sets, the batch size apart: that is part of the schedule."""
-    return [f"{key} {value}" for key, value in training.get("set", {}).items() if key != "batch_size"]
-
-
-def _in_words(stage: str, mode: str) -> str:
-    words = {"pretrain": "pre-training", "finetune": "fine-tuning", "evaluate": "evaluation"}
-    return " ".join(part for part in (mode, words[stage]) if part)
-
-
-def _schedule(training: Mapping[str, Any]) -> str:
-    size = training.get("set", {}).get("batch_size")
-    batch = f" of {size} slices" if size else ""
-    alone = f", at the first {training['alone']} sites" if training.get("alone") else ""
-    turns = training.get("sites_per_round") if training["where"] == "federation" else None
-    some = f", {turns} sites in each by turns" if turns else ""
-    return f"{training['rounds']} rounds of {training['steps']} steps{batch}{some}{alone}"
-
-
-def _default(key: str) -> Any:
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(str(fcl.bundle_root() / "configs" / "pretrain.json"))
-    return parser.get_parsed_content(key)
 
 
 def _published(study: Study) -> dict[str, Any] | None:
     if study["published"] is None:
         return None
     return json.loads((fcl.bundle_root() / "configs" / "studies" / study["published"]).read_text(encoding="utf-8"))
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(str(value) for value in values)
 
 
 @contextmanager

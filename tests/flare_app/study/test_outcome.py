@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flare_app.study.outcome import Outcome, study_facts
+from flare_app.study.outcome import Outcome
 from flare_app.study.plan import plan
 from flare_app.study.run import Ledger, run_cells
 from flare_app.study.settings import Study, load_study
+from flare_app.study.words import protocol, study_facts
 
 from .conftest import SPLIT, FakeCells
 
@@ -215,7 +216,7 @@ def test_every_published_difference_has_its_counterpart(finished: Outcome) -> No
     published = json.loads(
         (Path(__file__).parents[3] / "bundle" / "configs" / "studies" / "published.json").read_text()
     )
-    assert set(finished.protocol()) == set(published["protocol"])
+    assert set(protocol(finished.study, finished.cells.cohort)) == set(published["protocol"])
     assert set(published["protocol"]) <= set(page.text["th"])
 
 
