@@ -29,10 +29,11 @@ from flare_app.processes import end_like_ctrl_c
 from flare_app.steps import StepFailed
 from flare_app.study.cells import Cells, all_threads
 from flare_app.study.data import prepare_cohort
+from flare_app.study.loading import load_study
 from flare_app.study.outcome import Outcome
 from flare_app.study.plan import left_out, plan
 from flare_app.study.run import Ledger, run_cells
-from flare_app.study.settings import Selection, Study, load_study
+from flare_app.study.settings import Selection, Study
 from flare_app.study.words import study_facts
 
 _ASKED_FILE = "asked.json"

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from flare_app.study.settings import load_study
+from flare_app.study.loading import load_study
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "bundle" / "docs"

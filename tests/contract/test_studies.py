@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flare_app.job import JOBS, build_job
+from flare_app.study.loading import load_study
 from flare_app.study.plan import STAGES
-from flare_app.study.settings import load_study
 
 STUDIES = Path(__file__).parents[2] / "bundle" / "configs" / "studies"
 OVER = {"ablation": ["acdc.json"]}  # what is merged over other studies, to those

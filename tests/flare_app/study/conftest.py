@@ -13,8 +13,9 @@ from rich.console import Console
 from fcl.evaluation import CaseScore, ClassScore, write_csv
 from flare_app.study.cells import Cells
 from flare_app.study.data import Cohort
+from flare_app.study.loading import load_study
 from flare_app.study.plan import Cell
-from flare_app.study.settings import Study, load_study
+from flare_app.study.settings import Study
 
 TRAINING = {"where": "federation", "rounds": 2, "steps": 3, "validate_every": 1}
 CONTENT: dict[str, Any] = {

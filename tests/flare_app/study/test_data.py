@@ -10,7 +10,8 @@ import pytest
 from fcl.data import VolumeRecord
 from flare_app.study import data as module
 from flare_app.study.data import Cohort, prepare_cohort
-from flare_app.study.settings import Study, StudyError, load_study
+from flare_app.study.loading import load_study
+from flare_app.study.settings import Study, StudyError
 
 
 @pytest.fixture

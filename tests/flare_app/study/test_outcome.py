@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flare_app.study.loading import load_study
 from flare_app.study.outcome import Outcome
 from flare_app.study.plan import plan
 from flare_app.study.run import Ledger, run_cells
-from flare_app.study.settings import Study, load_study
+from flare_app.study.settings import Study
 from flare_app.study.words import protocol, study_facts
 
 from .conftest import SPLIT, FakeCells

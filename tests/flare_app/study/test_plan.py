@@ -8,8 +8,9 @@ import pytest
 
 import fcl
 from flare_app.study import plan as planning
+from flare_app.study.loading import load_study
 from flare_app.study.plan import left_out, plan
-from flare_app.study.settings import Study, load_study
+from flare_app.study.settings import Study
 
 from .conftest import CONTENT, SPLIT
 

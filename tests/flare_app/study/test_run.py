@@ -9,9 +9,10 @@ from rich.console import Console
 
 from flare_app.steps import StepFailed
 from flare_app.study.cells import Cells
+from flare_app.study.loading import load_study
 from flare_app.study.plan import Cell, plan
 from flare_app.study.run import Ledger, run_cells, time_left
-from flare_app.study.settings import Study, load_study
+from flare_app.study.settings import Study
 
 from .conftest import SPLIT, FakeCells
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import fcl
-from flare_app.study.settings import Study, StudyError, load_study, merge, steps_together
+from flare_app.study.loading import load_study
+from flare_app.study.settings import Study, StudyError, merge, steps_together
 
 
 def test_later_files_presets_and_changes_lie_over_earlier_ones(study_file: Path, tmp_path: Path) -> None:
