@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from flare_app.records import read_rounds
 from flare_app.study.cells import Cells
@@ -14,61 +13,51 @@ from flare_app.study.settings import Study
 _SENT = ("weights", "features")
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Sums what cells took, by arm.
+def cost_table(
+    study: Study, known: Sequence[Cell], seconds: Callable[[Cell], float | None], cells: Cells
+) -> tuple[list[str], list[list[str]]]:
+    """Minutes, and MiB that a site receives and sends, by arm: headings and rows; columns without a value are left out.
+
+    Pre-training is that of all stages that the arm's encoder went through, also where other arms share them.
 
     Args:
-        study: settings.
-        known: cells that may have been done.
-        seconds: that a finished cell took; None for one that is to be done.
-        cells: knows where things lie.
+        study, known, seconds, cells: as of :class:`flare_app.study.outcome.Outcome`.
     """
+    trainings = [("pretrain", ""), *(("finetune", mode) for mode in study.modes)]
+    timed = [*trainings, *(("evaluate", mode) for mode in study.modes)]
+    head = ["arm", *(f"{_in_words(*what)}, minutes" for what in timed)]
+    head += [f"{_in_words(*what)}, {kind} in / out, MiB" for what in trainings for kind in _SENT]
+    rows = []
+    for arm in study["arms"]:
+        own = [cell for cell in known if cell.arm == arm and seconds(cell) is not None]
+        works = {what: [[cell] for cell in own if (cell.stage, cell.mode) == what] for what in timed}
+        works["pretrain", ""] = _pretrainings(own)
+        row = [_minutes([[seconds(cell) or 0.0 for cell in work] for work in works[what]]) for what in timed]
+        for what in trainings:
+            sent = [counts for work in works[what] if (counts := _sent(work, cells))]
+            row += [_traffic(sent, kind) for kind in _SENT]
+        rows += [[study.label(arm), *row]] if own else []
+    kept = [n for n in range(len(head)) if n == 0 or any(row[n] != "–" for row in rows)]
+    return [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
-    study: Study
-    known: Sequence[Cell]
-    seconds: Callable[[Cell], float | None]
-    cells: Cells
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Minutes, and MiB that a site receives and sends, by arm; columns without a value are left out.
+def _minutes(seconds: Sequence[Sequence[float]]) -> str:
+    return f"{statistics.fmean(map(sum, seconds)) / 60:.1f}" if seconds else "–"
 
-        Pre-training is that of all stages that the arm's encoder went through, also where other arms share them.
-        """
-        trainings = [("pretrain", ""), *(("finetune", mode) for mode in self.study.modes)]
-        timed = [*trainings, *(("evaluate", mode) for mode in self.study.modes)]
-        head = ["arm", *(f"{_in_words(*what)}, minutes" for what in timed)]
-        head += [f"{_in_words(*what)}, {kind} in / out, MiB" for what in trainings for kind in _SENT]
-        rows = []
-        for arm in self.study["arms"]:
-            own = [cell for cell in self.known if cell.arm == arm and self.seconds(cell) is not None]
-            works = {what: [[cell] for cell in own if (cell.stage, cell.mode) == what] for what in timed}
-            works["pretrain", ""] = _pretrainings(own)
-            row = [self._minutes(works[what]) for what in timed]
-            row += [self._traffic(works[what], kind) for what in trainings for kind in _SENT]
-            rows += [[self.study.label(arm), *row]] if own else []
-        kept = [n for n in range(len(head)) if n == 0 or any(row[n] != "–" for row in rows)]
-        return [head[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
-    def _minutes(self, works: Sequence[Sequence[Cell]]) -> str:
-        sums = [sum(self.seconds(cell) or 0.0 for cell in cells) / 60 for cells in works]
-        return f"{statistics.fmean(sums):.1f}" if sums else "–"
+def _sent(work: Sequence[Cell], cells: Cells) -> dict[str, float]:
+    """Bytes between a site and the server in all of ``work``, by what and which way; empty where no federation ran."""
+    from fcl.evaluation.federation_log import bytes_per_site
 
-    def _traffic(self, works: Sequence[Sequence[Cell]], kind: str) -> str:
-        from fcl.evaluation.page import show_mib
+    counts = [bytes_per_site(read_rounds(log)) for cell in work if (log := cells.rounds(cell)).is_file()]
+    return {kind: sum(count[kind] for count in counts) for kind in counts[0]} if counts else {}
 
-        sent = [both for cells in works if (both := self._sent(cells, kind))]
-        means = [statistics.fmean(way) for way in zip(*sent, strict=True)]
-        return " / ".join(show_mib(count) for count in means) if any(means) else "–"
 
-    def _sent(self, cells: Sequence[Cell], kind: str) -> tuple[float, float] | None:
-        """Bytes that a site receives and sends in all of ``cells``; None where none of them is a federation."""
-        from fcl.evaluation.federation_log import bytes_per_site
+def _traffic(sent: Sequence[Mapping[str, float]], kind: str) -> str:
+    from fcl.evaluation.page import show_mib
 
-        logs = [log for cell in cells if (log := self.cells.rounds(cell)).is_file()]
-        counts = [bytes_per_site(read_rounds(log)) for log in logs]
-        down, up = (sum(count[f"{kind}_{way}"] for count in counts) for way in ("down", "up"))
-        return (down, up) if logs else None
+    both = [statistics.fmean(counts[f"{kind}_{way}"] for counts in sent) for way in ("down", "up")] if sent else []
+    return " / ".join(show_mib(count) for count in both) if any(both) else "–"
 
 
 def _pretrainings(cells: Sequence[Cell]) -> list[list[Cell]]:

@@ -15,7 +15,7 @@ from typing import IO, Any
 import fcl
 from flare_app.records import read_rounds
 from flare_app.study.cells import SCORES, Cells
-from flare_app.study.costs import Costs
+from flare_app.study.costs import cost_table
 from flare_app.study.plan import Cell
 from flare_app.study.settings import Study
 from flare_app.study.words import protocol
@@ -177,7 +177,7 @@ class Outcome:
             finetuning=finetuning,
             shown=shown,
             features={cell.arm: self.cells.features(cell) for cell in self.finished("features")},
-            costs=Costs(self.study, self.known, self.seconds, self.cells).table(),
+            costs=cost_table(self.study, self.known, self.seconds, self.cells),
             facts=facts,
         )
         return write_study_report(self.cells.out / "report.html", report)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import fcl
 from flare_app.study.data import Cohort
-from flare_app.study.settings import Selection, Study, steps_together
+from flare_app.study.settings import Selection, Study, listed, steps_together
 
 
 def protocol(study: Study, cohort: Cohort) -> dict[str, str]:
@@ -44,7 +44,7 @@ def study_facts(study: Study, chosen: Selection, cohort: Cohort, command: str, s
         "Data": f"{cohort.patients} patients, {cohort.volumes} volumes, {len(cohort.sites)} sites",
         "Preset": study.preset or "none",
         "Arms": ". ".join(_arm_in_words(study, arm) for arm in chosen.arms),
-        "Folds and seeds": f"folds {_listed(chosen.folds)} of {study['folds']}, seeds {_listed(chosen.seeds)}",
+        "Folds and seeds": f"folds {listed(chosen.folds)} of {study['folds']}, seeds {listed(chosen.seeds)}",
         "Minutes": f"{seconds / 60:.1f} for all finished cells together",
         "Command": command,
     }
@@ -95,7 +95,3 @@ def _default(key: str) -> Any:
     parser = ConfigParser()
     parser.read_config(str(fcl.bundle_root() / "configs" / "pretrain.json"))
     return parser.get_parsed_content(key)
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(str(value) for value in values)
