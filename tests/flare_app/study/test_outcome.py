@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -119,29 +118,6 @@ def test_minutes_of_both_stages_of_pre_training_count_and_the_first_is_named(
     assert entry["minutes"]["pretrain"] == pytest.approx(sum(each or 0.0 for each in seconds) / 60)
     facts = study_facts(study, study.select(arms=["fcl_slow"]), cells.cohort, "command", 60.0)
     assert facts["Arms"].startswith("fcl_slow: after FCL, method mim, federation")
-
-
-def test_costs_count_every_stage_of_an_arm_also_where_arms_share_it(
-    study_file: Path, cells: FakeCells, console: Console
-) -> None:
-    changes = {"arms::then": {"pretrain": {"method": "mim", "after": "fcl"}}}
-    study = load_study([study_file], changes=changes)
-    chosen = study.select(arms=["random", "fcl", "fcl_slow", "then"], annotated=[1], modes=["local"])
-    known = plan(study, chosen, SPLIT)
-    for cell in known:
-        cells.do(cell)
-    minutes = {"pretrain_fcl_fold0_seed0": 3.0, "pretrain_then_fold0_seed0": 4.0}
-    outcome = Outcome(study, known, lambda cell: 60 * minutes.get(cell.name, 1.0), cells)
-    html, _ = _page(outcome)
-    rows = re.findall(r"<tr>(.*?)</tr>", html.split("Bytes and minutes</h2>")[1])
-    _, *arms = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
-    # Minutes of pre-training, fine-tuning, evaluation; MiB of weights and features in pre-training.
-    assert {arm: (shown[:2], shown[3:5]) for arm, *shown in arms if len(shown) > 1} == {
-        "random": (["–", "1.0"], ["–", "–"]),
-        "FCL": (["3.0", "1.0"], ["3.00 / 3.00"] * 2),
-        "fcl_slow": (["3.0", "1.0"], ["3.00 / 3.00"] * 2),
-        "then": (["7.0", "1.0"], ["6.00 / 6.00"] * 2),
-    }
 
 
 def test_validations_are_kept_by_steps_and_site(finished: Outcome) -> None:
