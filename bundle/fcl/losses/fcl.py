@@ -36,9 +36,8 @@ class FCLLoss(nn.Module):
     Args:
         temperature: divides the cosine similarities. The paper does not publish its value; 0.1 is our default.
         denominator: ``"literal"`` sums over all of ``Q'`` as the equation is printed, so that features of the query's
-            own
-            partition also repel it, which keeps the features spread; ``"exclude_same_partition"`` (what the paper's
-            figure 2 draws) leaves those out, and can collapse early in training.
+            own partition also repel it, which keeps the features spread; ``"exclude_same_partition"`` (what the
+            paper's figure 2 draws) leaves those out, and can collapse early in training.
         structural_matching: whether the remote term is part of the loss.
         position_threshold: local positives by the distance of their positions along the volume, below this share of its
             extent, instead of by partition (Zeng et al., "PCL", MICCAI 2021; their code takes 0.35 on ACDC). The remote

@@ -200,7 +200,7 @@ def test_every_published_difference_has_its_counterpart(finished: Outcome) -> No
 def test_unfinished_study_says_so_and_shows_what_there_is(study: Study, cells: FakeCells, console: Console) -> None:
     outcome = _run(study, cells, console, arms=["random"], annotated=[1], modes=["local"])
     text, page = _page(outcome)
-    assert "Unfinished: 7 evaluations" in text
+    assert "still missing: 7." in text
     assert "Arms compared, patient by patient" not in page.text["h2"]
     assert "Feature space" not in page.text["h2"]
 
