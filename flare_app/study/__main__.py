@@ -9,13 +9,13 @@ Examples:
         --dataset_dir <ACDC> --out runs/ablation --preset cpu --set pretrain::rounds=80
 
 What is finished is kept: the same command goes on after the last finished cell, and cells whose settings changed are
-done again. ``--plan`` lists the cells and does none, ``--report`` writes results and report of what is finished.
+done again (changes of the code are not seen). ``--plan`` lists the cells and does none, ``--report`` writes results and
+report of what is finished.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,18 +27,16 @@ from rich.console import Console
 from fcl.commandline import key_value
 from flare_app.processes import end_like_ctrl_c
 from flare_app.steps import StepFailed
+from flare_app.study.asked import note, noted, recall, remember
 from flare_app.study.cells import Cells, all_threads
 from flare_app.study.data import prepare_cohort
 from flare_app.study.loading import load_study
 from flare_app.study.outcome import Outcome
-from flare_app.study.plan import left_out, plan
+from flare_app.study.plan import left_out, plan, plan_all
 from flare_app.study.run import Ledger, run_cells
-from flare_app.study.settings import Selection, Study
 from flare_app.study.words import study_facts
 
-_ASKED_FILE = "asked.json"
 _MACHINES_FILE = "machines.json"
-_OPEN = ("annotated", "seeds")  # what a study does not list beforehand
 
 
 def run_study(arguments: argparse.Namespace, console: Console) -> None:
@@ -55,7 +53,7 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
     out = arguments.out.resolve()
     absolute = [path.resolve() if path else None for path in (arguments.dataset_dir, arguments.split_file)]
     cohort = prepare_cohort(study, chosen, out, *absolute)
-    cells = Cells(out, cohort, study["data"], study["set"], arguments.threads or all_threads(), console)
+    cells = Cells(out, cohort, study["data"], arguments.threads or all_threads(), console)
     ledger = Ledger(out, cells, console)
     todo = plan(study, chosen, cohort.split)
     for line in left_out(study, chosen, cohort.split):
@@ -64,11 +62,13 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
         for cell in todo:
             spent = ledger.seconds(cell)
             state = f"done in {spent / 60:.1f} min" if spent is not None else "to do"
-            state += " again, its settings or the bundle's files changed" if ledger.outdated(cell) else ""
+            state += " again, its settings or the bundle's configuration files changed" if ledger.outdated(cell) else ""
             console.print(f"{cell.name}: {state}", soft_wrap=True, highlight=False)
         return
-    asked = _remember(out, study, chosen)
-    outcome = Outcome(study, plan(study, asked, cohort.split), ledger.seconds, cells)
+    if not arguments.report:
+        remember(out, chosen)
+    asked = recall(out, study) or [chosen]
+    outcome = Outcome(study, plan_all(study, asked, cohort.split), ledger.seconds, cells)
     try:
         if not arguments.report:
             _note_machine(out)
@@ -77,7 +77,11 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
     finally:
         outcome.write_tables()
         facts = study_facts(
-            study, asked, cohort, shlex.join(["python", "-m", "flare_app.study", *arguments.given]), _spent(outcome)
+            study,
+            study.together(asked),
+            cohort,
+            shlex.join(["python", "-m", "flare_app.study", *arguments.given]),
+            _spent(outcome),
         )
         page = outcome.write_report({**facts, "Configuration": outcome.configuration, **_machines(out)})
         for name, path in {"results": out / "results.csv", "report": page}.items():
@@ -88,35 +92,17 @@ def _spent(outcome: Outcome) -> float:
     return sum(outcome.seconds(cell) or 0.0 for cell in outcome.known)
 
 
-def _remember(out: Path, study: Study, chosen: Selection) -> Selection:
-    """What this command and earlier ones in the same folder asked for, so that one report holds all of it."""
-    file = out / _ASKED_FILE
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    union = {
-        name: sorted({*getattr(chosen, name), *earlier.get(name, [])}) for name in (*_OPEN, "arms", "folds", "modes")
-    }
-    file.write_text(json.dumps(union, indent=2) + "\n", encoding="utf-8")
-    known = {"arms": study["arms"], "folds": range(study["folds"]), "modes": study.modes}
-    return study.select(**{name: [v for v in values if v in known.get(name, values)] for name, values in union.items()})
-
-
 def _note_machine(out: Path) -> None:
     """A study may go on elsewhere: the report names every machine that it ran on."""
     from fcl.evaluation.page import machine_facts
 
-    file = out / _MACHINES_FILE
-    machines = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    here = machine_facts()
-    if here not in machines:
-        file.write_text(json.dumps([*machines, here], indent=2) + "\n", encoding="utf-8")
+    note(out / _MACHINES_FILE, machine_facts())
 
 
 def _machines(out: Path) -> dict[str, str]:
-    file = out / _MACHINES_FILE
-    machines = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     named = [
         (key if n == 1 else f"{key} ({n})", value)
-        for n, facts in enumerate(machines, 1)
+        for n, facts in enumerate(noted(out / _MACHINES_FILE), 1)
         for key, value in facts.items()
     ]
     return dict(named)

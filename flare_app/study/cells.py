@@ -16,9 +16,9 @@ from rich.console import Console
 import fcl
 from flare_app.job import RESULTS
 from flare_app.meter import Meter
-from flare_app.records import ROUNDS_FILE
+from flare_app.records import ROUNDS_FILE, read_rounds
 from flare_app.rounds_view import look_at_rounds
-from flare_app.steps import read_progress, run_process
+from flare_app.steps import StepFailed, read_progress, run_process
 from flare_app.study.bundle_runs import runs_done
 from flare_app.study.data import Cohort
 from flare_app.study.plan import STAGES, Cell
@@ -40,7 +40,6 @@ class Cells:
         out: the study's folder.
         cohort: its patients.
         data: overlay in the bundle's ``configs/data``.
-        shared: keys of the bundle's configuration that all stages are given.
         threads: of torch, for all processes together.
         console: shows progress.
     """
@@ -48,7 +47,6 @@ class Cells:
     out: Path
     cohort: Cohort
     data: str
-    shared: Mapping[str, Any]
     threads: int
     console: Console
 
@@ -105,7 +103,7 @@ class Cells:
         """Do it, and remove what nothing needs afterwards.
 
         Raises:
-            StepFailed: when a process ends with an error.
+            StepFailed: when a process ends with an error, or not all sites took part in a federation.
         """
         if cell.stage == "evaluate":
             self._evaluate(cell)
@@ -121,13 +119,15 @@ class Cells:
         training, folder = cell.training, self.folder(cell)
         folder.mkdir(parents=True)
         workspace, settings = folder / "workspace", folder / "site_settings.json"
-        threads = max(1, self.threads // len(self.cohort.sites))
+        sites = len(self.cohort.sites)
+        threads = max(1, self.threads // sites)
         site = {"dataset_dir": str(self.cohort.dataset_dir), "data": self.data, "site": "{SITE_NAME}"}
         site |= {"split_file": str(self.cohort.split_file), "cache_dir": self._cache}
         settings.write_text(json.dumps({**site, "threads": threads}, indent=2))
         command = [sys.executable, "-m", "flare_app.job", "run", STAGES[cell.stage][2]]
         options = {
-            "sites": len(self.cohort.sites),
+            "sites": sites,
+            "min-sites": min(sites, training.get("sites_per_round") or sites),
             "workspace": workspace,
             "rounds": training["rounds"],
             "validate-every": training["validate_every"],
@@ -145,6 +145,12 @@ class Cells:
         rounds = workspace / RESULTS / ROUNDS_FILE
         with Meter(self.console, f"{cell.name}, rounds", training["rounds"]) as meter:
             run_process(command, self.log(cell), meter, lambda: look_at_rounds(rounds, training["rounds"]))
+        missing = _missing(read_rounds(rounds))
+        if missing:
+            raise StepFailed(
+                f"{cell.name}: without all sites it could not be compared with others. Missing were {missing}. "
+                f"The whole log: {self.log(cell)}. Once that is mended, the same command does this cell again"
+            )
         shutil.move(workspace / RESULTS / "last.pt", folder / MODEL)
         shutil.move(rounds, folder / ROUNDS_FILE)
         shutil.rmtree(workspace)
@@ -203,7 +209,8 @@ class Cells:
         runs: list[_Run] = []
         for state, files in self.features(cell).items():
             for site, file in files.items():
-                keys = {**self.shared, "fold": cell.fold, "site": site, "seed": cell.seed, "cache_dir": self._cache}
+                keys = {"fold": cell.fold, "site": site, "seed": cell.seed, "cache_dir": self._cache}
+                keys |= cell.training["set"]
                 if state == "after":
                     keys["pretrained"] = str(encoders.get(site, encoders.get(_ALL)))
                 runs.append(("finetune.json", ["features.json"], {**keys, "output_dir": str(file.parent)}))
@@ -254,6 +261,15 @@ class Cells:
     @property
     def _cache(self) -> str:
         return str(self.out / "cache")
+
+
+def _missing(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Sites that did not do their part in some round, with the round and the reason; those that rested did."""
+    first: dict[str, str] = {}
+    for line in lines:
+        for site, reason in {**line.get("left_out", {}), **line.get("rejected", {})}.items():
+            first.setdefault(site, f"{site} from round {line['round'] + 1} on ({reason})")
+    return ", ".join(first.values())
 
 
 def all_threads() -> int:

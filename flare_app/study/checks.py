@@ -26,6 +26,7 @@ _ARM = {
     "pretrain": {**_TRAINING, "after": _ANY},
     "finetune": {"*": _TRAINING},
 }
+_NULLABLE = ("phantom", "pretrain")  # sections for which null says: not at all
 _STUDY: dict[str, Any] = {
     **dict.fromkeys(("title", "description", "data", "sites", "patients", "folds", "split_seed", "references"), _ANY),
     "published": _ANY,
@@ -73,6 +74,17 @@ def study_problems(content: Mapping[str, Any]) -> list[str]:
         if content[key] is not None and not is_count(content[key], least)
     ]
     problems += [
+        f"run::{name} must be a list, got {values!r}"
+        for name, values in content["run"].items()
+        if not isinstance(values, list)
+    ]
+    problems += _published_problems(content["published"])
+    common = {f"finetune::{mode}": training for mode, training in content["finetune"].items()}
+    if content["pretrain"]:
+        common["pretrain"] = content["pretrain"]
+    for at, training in common.items():
+        problems += _training_problems(at, training)
+    problems += [
         f"references: there is no arm {name!r}; choose from {listed(content['arms'])}"
         for name in content["references"]
         if name not in content["arms"]
@@ -86,6 +98,13 @@ def study_problems(content: Mapping[str, Any]) -> list[str]:
     for arm in content["arms"]:
         problems += _arm_problems(study, arm)
     return list(dict.fromkeys(problems))
+
+
+def _published_problems(name: str | None) -> list[str]:
+    folder = fcl.bundle_root() / "configs" / "studies"
+    if name is None or (folder / name).is_file():
+        return []
+    return [f"published: there is no file {name!r} in {folder}, with the published tables; null for none"]
 
 
 def _arm_problems(study: Study, arm: str) -> list[str]:
@@ -158,6 +177,6 @@ def _unknown(content: Mapping[str, Any], schema: Mapping[str, Any], at: str) -> 
             problems.append(f"unknown key {at + key!r}, {hint}")
         elif inner is not _ANY and isinstance(value, Mapping):
             problems += _unknown(value, inner, f"{at}{key}::")
-        elif inner is not _ANY and value is not None:
+        elif inner is not _ANY and (value is not None or key not in _NULLABLE):
             problems.append(f"{at}{key} must be a JSON object, got {value!r}")
     return problems

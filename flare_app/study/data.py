@@ -144,8 +144,8 @@ def _check(study: Study, chosen: Selection, split: Mapping[str, Any], records: S
 
 
 def _tie(out: Path, data: str, records: Sequence[Any], split: Mapping[str, Any]) -> None:
-    """Refuse a folder whose cells are of other patients; their results could not be compared."""
-    files = [[r.volume, *(Path(f).stat().st_size if f else None for f in (r.image, r.label))] for r in records]
+    """Refuse a folder whose cells are of other patients or labels; their results could not be compared."""
+    files = [[r.volume, Path(r.image).stat().st_size, _digest(r.label) if r.label else None] for r in records]
     identity = {
         "data": data,
         "files": hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()[:12],
@@ -162,3 +162,8 @@ def _tie(out: Path, data: str, records: Sequence[Any], split: Mapping[str, Any])
         )
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+
+
+def _digest(file: str | Path) -> str:
+    """Of its content: a redrawn label may be as long as the one before."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -111,7 +111,7 @@ class Outcome:
                     for steps, point in curve.items()
                 ],
                 "comparisons": [asdict(line) for line in paired(evaluations, self.study["references"])],
-                "label_efficiency": [asdict(line) for line in label_efficiency(found, self.study["references"])],
+                "label_efficiency": [asdict(line) for line in label_efficiency(evaluations, self.study["references"])],
             }
         )
 
@@ -176,11 +176,17 @@ class Outcome:
             pretraining=pretraining,
             finetuning=finetuning,
             shown=shown,
-            features={cell.arm: self.cells.features(cell) for cell in self.finished("features")},
+            features=self._features(),
             costs=cost_table(self.study, self.known, self.seconds, self.cells),
             facts=facts,
         )
         return write_study_report(self.cells.out / "report.html", report)
+
+    def _features(self) -> dict[str, dict[str, dict[str, Path]]]:
+        """Of each arm those of its first seed and fold; commands that name other folds picture theirs."""
+        first = sorted(self.finished("features"), key=lambda cell: (cell.seed, cell.fold), reverse=True)
+        chosen = {cell.arm: cell for cell in first}
+        return {arm: self.cells.features(chosen[arm]) for arm in self.study["arms"] if arm in chosen}
 
     @property
     def configuration(self) -> str:

@@ -27,9 +27,10 @@ class Cell:
         stage: ``pretrain``, ``finetune``, ``evaluate`` or ``features``.
         arm, fold, seed: of the study.
         mode, annotated: of fine-tuning and its evaluation.
-        training: how it is trained or evaluated, as :class:`Study` gives it; empty for features.
+        training: how it is trained, evaluated or looked at, as :class:`Study` gives it.
         after: the cell whose models it uses.
-        configuration: hash of everything in the study, its split and the bundle's files that the result depends on.
+        configuration: hash of everything in the study, its split and the bundle's configuration files that the result
+            depends on. The code is none of it.
     """
 
     stage: str
@@ -48,9 +49,14 @@ class Cell:
         return "_".join([*parts, f"fold{self.fold}", f"seed{self.seed}"])
 
     @property
-    def kind(self) -> tuple[str, str, str]:
-        """Cells of a kind take about as long."""
-        return (self.stage, self.mode, self.training.get("where", ""))
+    def kind(self) -> tuple[str, str, str, str]:
+        """Cells of a kind take about as long for each step of their training."""
+        return (self.stage, self.mode, self.training.get("where", ""), self.training.get("method") or "")
+
+    @property
+    def steps(self) -> int:
+        """Of training, at each site; one where nothing is trained."""
+        return int(self.training.get("rounds", 1) * self.training.get("steps", 1))
 
     def chain(self) -> list[Cell]:
         """This cell and those that it builds on, first the first."""
@@ -93,9 +99,9 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
                     continue
                 encoders[arm] = encoder
                 if (seed, fold) == (chosen.seeds[0], chosen.folds[0]):
-                    files = ["finetune.json", "features.json"]
-                    key = bundle.key({"set": study["set"]}, fold, seed, files, encoder)
-                    add(Cell("features", owners[arm], fold, seed, after=encoder, configuration=key))
+                    files, looked = ["finetune.json", "features.json"], _looked_at(study, encoder)
+                    key = bundle.key(looked, fold, seed, files, encoder)
+                    add(Cell("features", owners[arm], fold, seed, training=looked, after=encoder, configuration=key))
             for annotated in chosen.annotated:
                 for mode in chosen.modes:
                     for arm in chosen.arms:
@@ -111,6 +117,11 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
                         key = bundle.key(evaluation, fold, seed, ["evaluate.json"], tuned)
                         add(Cell("evaluate", arm, fold, seed, mode, annotated, evaluation, tuned, key))
     return list(cells.values())
+
+
+def plan_all(study: Study, selections: Sequence[Selection], split: Mapping[str, Any]) -> list[Cell]:
+    """The cells of several commands, each once."""
+    return list({cell.name: cell for chosen in selections for cell in plan(study, chosen, split)}.values())
 
 
 def left_out(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[str]:
@@ -138,6 +149,12 @@ def _training_patients(fold: int, split: Mapping[str, Any]) -> int:
     """Of the site that has the fewest."""
     sites = [site["folds"] for site in split["sites"].values()]
     return min(sum(len(group) for number, group in enumerate(folds) if number != fold) for folds in sites)
+
+
+def _looked_at(study: Study, encoder: Cell) -> dict[str, Any]:
+    """How features are computed: in the partitions that the encoder was taught."""
+    own = encoder.training["set"]
+    return {"set": {**study["set"], **{key: own[key] for key in ("partitions",) if key in own}}}
 
 
 def _encoder_owners(study: Study) -> dict[str, str]:

@@ -80,26 +80,31 @@ def run_cells(cells: Sequence[Cell], ledger: Ledger, console: Console, on_evalua
     seconds = {cell.name: ledger.seconds(cell) for cell in cells}
     todo = [cell for cell in cells if seconds[cell.name] is None]
     again = sum(ledger.outdated(cell) for cell in todo)
-    changed = f", {again} done again since their settings or the bundle's files changed" if again else ""
+    changed = f", {again} done again since their settings or the bundle's configuration files changed" if again else ""
     console.print(f"{len(cells)} cells, {len(cells) - len(todo)} finished before{changed}", soft_wrap=True)
-    known: dict[tuple[str, str, str], list[float]] = {}
+    known: dict[tuple[str, str, str, str], list[float]] = {}
     for cell in cells:
         spent = seconds[cell.name]
         if spent is not None:
-            known.setdefault(cell.kind, []).append(spent)
+            known.setdefault(cell.kind, []).append(spent / cell.steps)
     for number, cell in enumerate(todo, 1):
         left = time_left(todo[number - 1 :], known)
         console.print(f"cell {number}/{len(todo)}: {cell.name}; {left}", soft_wrap=True, highlight=False)
         ledger.do(cell)
-        known.setdefault(cell.kind, []).append(ledger.seconds(cell) or 0.0)
+        known.setdefault(cell.kind, []).append((ledger.seconds(cell) or 0.0) / cell.steps)
         if cell.stage == "evaluate":
             on_evaluation(cell)
 
 
-def time_left(cells: Sequence[Cell], known: Mapping[tuple[str, str, str], Sequence[float]]) -> str:
-    """What remains, in words: cells of a kind take as long as those of it that are done."""
+def time_left(cells: Sequence[Cell], known: Mapping[tuple[str, str, str, str], Sequence[float]]) -> str:
+    """What remains, in words: a step of a cell takes as long as one of those of its kind that are done.
+
+    Args:
+        cells: to be done.
+        known: kind to the seconds for each step of finished cells.
+    """
     rated = [cell for cell in cells if cell.kind in known]
-    seconds = sum(statistics.fmean(known[cell.kind]) for cell in rated)
+    seconds = sum(statistics.fmean(known[cell.kind]) * cell.steps for cell in rated)
     unrated = len(cells) - len(rated)
     parts = [f"about {_clock(seconds)} left"] if rated else []
     parts += [f"{unrated} cells of a kind not yet timed"] if unrated else []

@@ -117,6 +117,10 @@ class Study:
         ordered = {name: tuple(v for v in values if v in chosen[name]) for name, values in known.items()}
         return Selection(**{**chosen, **ordered})
 
+    def together(self, selections: Sequence[Selection]) -> Selection:
+        """Each arm, N, fold, seed and mode that some of ``selections`` has."""
+        return self.select(**{name: sorted({v for one in selections for v in getattr(one, name)}) for name in RUN})
+
 
 def steps_together(training: Mapping[str, Any], sites: int) -> int:
     """Steps that the sites of a federation take together in a round, and one that has all their data in their place."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import fcl
 from flare_app.study.data import Cohort
-from flare_app.study.settings import Selection, Study, listed, steps_together
+from flare_app.study.settings import Selection, Study, listed, merge, steps_together
 
 
 def protocol(study: Study, cohort: Cohort) -> dict[str, str]:
@@ -69,10 +69,21 @@ def _pretraining_in_words(study: Study, arm: str) -> str:
 
 
 def _finetuning_in_words(study: Study, arm: str) -> list[str]:
-    """What the arm itself says of each mode."""
-    own = study["arms"][arm].get("finetune", {})
-    methods = {mode: [training["method"]] if training.get("method") else [] for mode, training in own.items()}
-    return [", ".join([f"{mode} fine-tuning", *methods[mode], *_changes(training)]) for mode, training in own.items()]
+    """What the arm itself says of each mode; its schedule where that is not the one of all."""
+    return [
+        ", ".join([f"{mode} fine-tuning", *_method(own), *_own_schedule(study, arm, mode), *_changes(own)])
+        for mode, own in study["arms"][arm].get("finetune", {}).items()
+    ]
+
+
+def _method(training: Mapping[str, Any]) -> list[str]:
+    return [training["method"]] if training.get("method") else []
+
+
+def _own_schedule(study: Study, arm: str, mode: str) -> list[str]:
+    common = study["finetune"][mode]
+    own = _schedule(merge(common, study["arms"][arm]["finetune"][mode]))
+    return [own] if own != _schedule(common) else []
 
 
 def _changes(training: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 # Okabe & Ito 2008: told apart with any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 MARKERS = "osD^vP*X<>"
+DASHES = ("-", "--", ":", "-.")
 INK = "#010203"  # stands for the page's text colour
 # Told apart on white and on near-black; Okabe and Ito's first, without their yellow.
 PALETTE = (*COLOURS[:6], "#8a8f00", "#8d6bd1", "#7f7f7f", "#b5651d")
@@ -42,8 +43,9 @@ class Drawing:
 
 def line_style(number: int) -> dict[str, Any]:
     """Colour, marker and dashes of the series at a place of the palette."""
-    style = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
-    return {**style, "linestyle": "-" if number < len(COLOURS) else "--"}
+    again = number // len(PALETTE)  # colours that were there before come with other dashes and markers
+    style = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[(number + again) % len(MARKERS)]}
+    return {**style, "linestyle": DASHES[again % len(DASHES)]}
 
 
 def label_axes(axes: Axes, title: str, x: str, y: str) -> None:

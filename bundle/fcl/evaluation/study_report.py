@@ -24,6 +24,7 @@ from fcl.evaluation.study_results import (
     by_class,
     curves,
     label_efficiency,
+    on_common_runs,
     paired,
     worst_volume,
 )
@@ -86,8 +87,13 @@ class StudyReport:
         return self.arms[arm].label
 
     def place(self, arm: str) -> int:
-        """The arm's place in the palette."""
-        return list(self.arms).index(arm)
+        """The arm's place in the palette, among those that the page shows."""
+        shown = {
+            *(e.arm for e in self.evaluations),
+            *self.pretraining,
+            *(a for own in self.finetuning.values() for a in own),
+        }
+        return [name for name in self.arms if name in shown].index(arm)
 
 
 def write_study_report(path: str | Path, report: StudyReport) -> Path:
@@ -126,13 +132,15 @@ def write_study_report(path: str | Path, report: StudyReport) -> Path:
 
 
 def _tiles(report: StudyReport, found: Curves) -> list[tuple[str, str]]:
-    """The fewest annotations in a number, for the arms that others are compared with."""
+    """The fewest annotations in a number, for the arms that others are compared with, on the runs that all have."""
     tiles: list[tuple[str, str]] = []
     for mode, own in found.items():
         fewest = min(count for curve in own.values() for count in curve)
-        for arm in report.references or own:
-            if fewest in own.get(arm, {}):
-                tiles.append((f"Dice, {report.label(arm)}, {mode}, N = {fewest}", f"{own[arm][fewest].mean:.3f}"))
+        arms = [arm for arm in report.references or own if fewest in own.get(arm, {})]
+        shown = curves(on_common_runs([e for arm in arms for e in _runs(report, mode, arm, fewest)])).get(mode, {})
+        for arm, curve in shown.items():
+            runs = "1 run" if curve[fewest].runs == 1 else f"{curve[fewest].runs} runs"
+            tiles.append((f"Dice, {report.label(arm)}, {mode}, N = {fewest}, {runs}", f"{curve[fewest].mean:.3f}"))
     return tiles
 
 
@@ -155,12 +163,13 @@ def _mode_table(report: StudyReport, mode: str, own: Mapping[str, Mapping[int, P
     own_counts = sorted({count for curve in own.values() for count in curve})
     counts = sorted({*own_counts, *printed})
     columns = {n: [who for who, known in (("ours", own_counts), ("published", printed)) if n in known] for n in counts}
+    uneven = _uneven(report, mode)
     rows = []
     for arm, curve in own.items():
         theirs = dict(zip(printed, published.get(report.arms[arm].published, []), strict=False))
         cells = []
         for count, sides in columns.items():
-            shown = {"ours": _point(curve.get(count)), "published": _printed(theirs.get(count))}
+            shown = {"ours": _point(curve.get(count), uneven), "published": _printed(theirs.get(count))}
             cells += [(side, shown[side]) for side in sides]
         rows.append((report.label(arm), cells))
     runs = sorted({point.runs for curve in own.values() for point in curve.values()})
@@ -170,6 +179,7 @@ def _mode_table(report: StudyReport, mode: str, own: Mapping[str, Mapping[int, P
         "columns": columns,
         "published": bool(printed),
         "rows": rows,
+        "uneven": uneven,
         "runs": " to ".join(str(count) for count in dict.fromkeys((runs[0], runs[-1]))),
         "own_counts": own_counts,
         "by_site": [
@@ -181,8 +191,19 @@ def _mode_table(report: StudyReport, mode: str, own: Mapping[str, Mapping[int, P
     }
 
 
-def _point(point: Point | None) -> str:
-    return "–" if point is None else show_spread({"mean": point.mean, "std": point.std}, 3)
+def _uneven(report: StudyReport, mode: str) -> bool:
+    """Whether arms or N have different runs, so that their means are of different patients."""
+    runs: dict[tuple[str, int], set[tuple[int, int]]] = {}
+    for e in report.evaluations:
+        if e.mode == mode:
+            runs.setdefault((e.arm, e.annotated), set()).add((e.fold, e.seed))
+    return len({frozenset(own) for own in runs.values()}) > 1
+
+
+def _point(point: Point | None, with_runs: bool) -> str:
+    if point is None:
+        return "–"
+    return show_spread({"mean": point.mean, "std": point.std}, 3) + (f" ({point.runs})" if with_runs else "")
 
 
 def _printed(value: Sequence[float] | None) -> str:
@@ -242,7 +263,8 @@ def _pair_row(report: StudyReport, line: Paired) -> list[str]:
 
 def _efficiency(report: StudyReport, found: Curves) -> list[dict[str, Any]]:
     """A table for each mode: what a reference needs for the Dice that an arm has at N."""
-    equal = {(e.mode, e.reference, e.arm, e.annotated): e.needed for e in label_efficiency(found, report.references)}
+    equals = label_efficiency(report.evaluations, report.references)
+    equal = {(e.mode, e.reference, e.arm, e.annotated): e.needed for e in equals}
     tables = []
     for mode, own in found.items():
         counts = sorted({count for curve in own.values() for count in curve})
@@ -270,19 +292,21 @@ def _class_tables(report: StudyReport, found: Curves) -> list[dict[str, Any]]:
     tables = []
     counts = sorted({count for own in found.values() for curve in own.values() for count in curve})
     for mode, own in found.items():
+        uneven = _uneven(report, mode)
         for count in counts:
             scores = {arm: by_class(_runs(report, mode, arm, count)) for arm in own if count in own[arm]}
             if not scores:
                 continue
             first = next(iter(scores.values()))
             phases, classes = list(first), list(first[ALL_PHASES])
+            runs = {arm: f" ({own[arm][count].runs})" if uneven else "" for arm in scores}
             rows = [
-                (report.label(arm), phase, [_dice_and_distance(of_phase[name]) for name in classes])
+                (report.label(arm) + runs[arm], phase, [_dice_and_distance(of_phase[name]) for name in classes])
                 for arm, own_scores in scores.items()
                 for phase, of_phase in own_scores.items()
                 if phase in phases
             ]
-            tables.append({"mode": mode, "annotated": count, "classes": classes, "rows": rows})
+            tables.append({"mode": mode, "annotated": count, "classes": classes, "rows": rows, "uneven": uneven})
     return tables
 
 

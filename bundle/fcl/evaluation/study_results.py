@@ -176,15 +176,36 @@ def paired(evaluations: Sequence[Evaluation], references: Sequence[str]) -> list
     return [Paired(*place, found) for place, found in zip(places, adjusted(lines), strict=True)]
 
 
-def label_efficiency(found: Curves, references: Sequence[str]) -> list[Equal]:
-    """What each reference needs for the Dice of each arm, at each N of the arm."""
+def label_efficiency(evaluations: Sequence[Evaluation], references: Sequence[str]) -> list[Equal]:
+    """What each reference needs for the Dice of each arm, at each N of the arm.
+
+    Both Dice are means over the same runs: those that both arms have at N (those of the arm where the reference was not
+    tried with N). Of the reference's curve the points count that have all of them; nothing is said where none has.
+    """
+    dice: dict[str, dict[str, dict[int, dict[tuple[int, int], float]]]] = {}
+    for e in evaluations:
+        mean = statistics.fmean(mean_dice(file) for file in e.scores.values())
+        dice.setdefault(e.mode, {}).setdefault(e.arm, {}).setdefault(e.annotated, {})[e.fold, e.seed] = mean
     result = []
-    for mode, own in found.items():
-        for reference, arm in arm_pairs(list(own), references):
-            curve = {count: point.mean for count, point in own[reference].items()}
-            for count, point in own[arm].items():
-                result.append(Equal(mode, reference, arm, count, patients_needed(curve, point.mean)))
+    for mode, arms in dice.items():
+        for reference, arm in arm_pairs(list(arms), references):
+            for count, own in sorted(arms[arm].items()):
+                runs = set(own) & set(arms[reference].get(count, own))
+                known = {n: theirs for n, theirs in arms[reference].items() if runs and runs <= set(theirs)}
+                if known:
+                    curve = {n: _mean_of(theirs, runs) for n, theirs in known.items()}
+                    needed = patients_needed(curve, _mean_of(own, runs))
+                    result.append(Equal(mode, reference, arm, count, needed))
     return result
+
+
+def on_common_runs(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Those of the runs that every arm among them has; all of them where there is no such run."""
+    runs: dict[str, set[tuple[int, int]]] = {}
+    for e in evaluations:
+        runs.setdefault(e.arm, set()).add((e.fold, e.seed))
+    common = set.intersection(*runs.values()) if runs else set()
+    return [e for e in evaluations if (e.fold, e.seed) in common] or list(evaluations)
 
 
 def worst_volume(own: Sequence[Evaluation]) -> tuple[Evaluation, str, str, float]:
@@ -197,6 +218,10 @@ def worst_volume(own: Sequence[Evaluation]) -> tuple[Evaluation, str, str, float
     ]
     dice, _, _, who, case, evaluation = min(found, key=lambda entry: entry[:5])
     return evaluation, who, case, dice
+
+
+def _mean_of(values: Mapping[tuple[int, int], float], runs: Iterable[tuple[int, int]]) -> float:
+    return statistics.fmean(values[run] for run in runs)
 
 
 def _grouped(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str, int], list[Evaluation]]:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fcl.evaluation.drawing import PALETTE, Series
+from fcl.evaluation.drawing import PALETTE, Series, line_style
 from fcl.evaluation.figures import dice_by_annotated, dice_by_steps, feature_space, over_rounds
 
 
@@ -31,6 +31,11 @@ def test_a_series_keeps_its_colour_in_every_figure() -> None:
     assert PALETTE[2].lower() in alone.svg
     assert PALETTE[0].lower() not in alone.svg
     assert PALETTE[2].lower() in together.svg
+
+
+def test_no_two_of_many_lines_look_alike() -> None:
+    styles = [tuple(line_style(number).values()) for number in range(40)]
+    assert len(set(styles)) == 40
 
 
 def test_ids_of_two_figures_differ() -> None:

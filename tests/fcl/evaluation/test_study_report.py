@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,30 @@ def test_without_validation_the_page_says_how_to_get_it(report: dict[str, Any], 
     assert hint not in page
     assert page.count("fine-tuning steps (of each site)") == 2
     assert "No checkpoint is chosen by this: the last weights are scored." in page
+
+
+def test_arms_of_different_runs_are_marked_and_tiles_take_common_ones(report: dict[str, Any], tmp_path: Path) -> None:
+    def score(name: str, dice: float) -> Path:
+        found = ClassScore(dice, 2.0, 1.0, in_truth=True, in_prediction=True)
+        write_csv([CaseScore("p_ED", "p", "ED", {"a": found})], tmp_path / name)
+        return tmp_path / name
+
+    evaluations = [
+        Evaluation("x", "local", 1, 0, 0, {"all": score("x0", 0.5)}),
+        Evaluation("x", "local", 1, 1, 0, {"all": score("x1", 0.9)}),
+        Evaluation("y", "local", 1, 0, 0, {"all": score("y0", 0.6)}),
+    ]
+    arms = {"x": Arm("X"), "y": Arm("Y")}
+    content = {**report, "arms": arms, "references": ["x", "y"], "evaluations": evaluations}
+    page = write_study_report(tmp_path / "out.html", StudyReport(**content)).read_text()
+    tiles = re.findall(r'<span class="soft">(Dice[^<]*)</span><b>([^<]*)</b>', page)
+    assert tiles == [("Dice, X, local, N = 1, 1 run", "0.500"), ("Dice, Y, local, N = 1, 1 run", "0.600")]
+    assert "not all arms have the same runs" in page
+    assert "0.700 ± 0.283 (2)" in page
+    assert "0.600 (1)" in page
+    even = write_study_report(tmp_path / "out.html", StudyReport(**{**content, "evaluations": evaluations[::2]}))
+    assert "not all arms have the same runs" not in even.read_text()
+    assert "0.600 (1)" not in even.read_text()
 
 
 def test_nothing_to_report_and_unreadable_logs_are_refused(report: dict[str, Any], tmp_path: Path) -> None:

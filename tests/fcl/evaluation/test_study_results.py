@@ -15,6 +15,7 @@ from fcl.evaluation.study_results import (
     by_class,
     curves,
     label_efficiency,
+    on_common_runs,
     paired,
     worst_volume,
 )
@@ -110,10 +111,33 @@ def test_label_efficiency_is_read_from_the_reference_s_curve(tmp_path: Path) -> 
         for arm, values in (("random", (0.4, 0.6)), ("fcl", (0.5, 0.7)))
         for count, dice in zip((1, 2), values, strict=True)
     ]
-    first, second = label_efficiency(curves(runs), ["random"])
+    first, second = label_efficiency(runs, ["random"])
     assert (first.reference, first.arm, first.annotated) == ("random", "fcl", 1)
     assert first.needed.patients == pytest.approx(math.sqrt(2))
     assert second.needed == Needed(2, "more than")
+
+
+def test_label_efficiency_compares_means_of_the_same_runs(tmp_path: Path) -> None:
+    one = {"random": {(1, 0): 0.4, (1, 1): 0.2, (2, 0): 0.6}, "fcl": {(1, 0): 0.4, (2, 1): 0.5}}
+    runs = [
+        _evaluation(tmp_path, arm, {"s": {"p": dice}}, annotated=count, fold=fold)
+        for arm, values in one.items()
+        for (count, fold), dice in values.items()
+    ]
+    # With N=1 both have fold 0, where they are equal; with N=2 they have no run in common.
+    assert [(e.annotated, e.needed) for e in label_efficiency(runs, ["random"])] == [(1, Needed(1))]
+    # Nor is there a run of the reference's at any N.
+    apart = [_evaluation(tmp_path, arm, {"s": {"p": 0.4}}, fold=f) for f, arm in enumerate(("random", "fcl"))]
+    assert label_efficiency(apart, ["random"]) == []
+
+
+def test_common_runs_are_those_that_every_arm_has(tmp_path: Path) -> None:
+    a0, a1, b1 = (
+        _evaluation(tmp_path, arm, {"s": {"p": 0.4}}, fold=fold) for arm, fold in (("a", 0), ("a", 1), ("b", 1))
+    )
+    assert on_common_runs([a0, a1, b1]) == [a1, b1]
+    assert on_common_runs([a0, b1]) == [a0, b1]
+    assert on_common_runs([]) == []
 
 
 def test_worst_volume_is_named_with_its_model(tmp_path: Path) -> None:

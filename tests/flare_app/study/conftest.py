@@ -108,4 +108,4 @@ def _line(number: int) -> dict[str, Any]:
 def cells(tmp_path: Path, console: Console) -> FakeCells:
     out = tmp_path / "out"
     cohort = Cohort(tmp_path / "data", out / "split.json", SPLIT, patients=6, volumes=12, labelled=12)
-    return FakeCells(out, cohort, "phantom", {}, 1, console)
+    return FakeCells(out, cohort, "phantom", 1, console)

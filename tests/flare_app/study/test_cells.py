@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fcl.evaluation.features import FEATURES_FILE
 from fcl.evaluation.history import HISTORY_FILE
 from flare_app.job import RESULTS
 from flare_app.meter import Meter
+from flare_app.steps import StepFailed
 from flare_app.study import cells as module
 from flare_app.study.bundle_runs import runs_done
 from flare_app.study.cells import Cells
@@ -27,7 +29,7 @@ FEDERATED = Cell("pretrain", "fcl", 1, 7, training=PRETRAINED)
 @pytest.fixture
 def cells(tmp_path: Path, console: Console) -> Cells:
     cohort = Cohort(tmp_path / "data", tmp_path / "out" / "split.json", SPLIT, 6, 12, 12)
-    return Cells(tmp_path / "out", cohort, "phantom", {"pixdim": [3.0, 3.0]}, 5, console)
+    return Cells(tmp_path / "out", cohort, "phantom", 5, console)
 
 
 class _Process:
@@ -85,6 +87,7 @@ def test_federation_is_a_job_of_which_weights_and_log_stay(cells: Cells, monkeyp
     assert options["--seed"] == ["7"]
     assert options["--method"] == ["fcl"]
     assert options["--exchange"] == ["features"]
+    assert options["--min-sites"] == ["2"]
     assert options["--set"] == ["batch_size=4", "steps_per_epoch=3", "fold=1"]
     assert "--pretrained" not in options
     folder = cells.folder(FEDERATED)
@@ -92,6 +95,32 @@ def test_federation_is_a_job_of_which_weights_and_log_stay(cells: Cells, monkeyp
     settings = json.loads((folder / "site_settings.json").read_text())
     assert (settings["threads"], settings["site"], settings["data"]) == (2, "{SITE_NAME}", "phantom")
     assert cells.outputs(FEDERATED) == [folder / "model.pt", folder / "rounds.jsonl"]
+
+
+def test_a_federation_without_all_sites_fails(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        {"round": 0, "accepted": ["site-1"], "rejected": {}, "left_out": {}, "resting": ["site-2"]},
+        {"round": 1, "accepted": ["site-1"], "rejected": {"site-2": "no answer"}, "left_out": {}, "resting": []},
+        {"round": 2, "accepted": ["site-1"], "rejected": {}, "left_out": {"site-2": "absent"}, "resting": []},
+    ]
+
+    def write(command: list[str]) -> None:
+        _job(command)
+        rounds = Path(command[command.index("--workspace") + 1]) / RESULTS / "rounds.jsonl"
+        rounds.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    _Process(monkeypatch, write)
+    with pytest.raises(StepFailed, match=r"Missing were site-2 from round 2 on \(no answer\)\. The whole log: .*\.log"):
+        cells.do(FEDERATED)
+    del lines[1:]
+    shutil.rmtree(cells.folder(FEDERATED))
+    cells.do(FEDERATED)
+
+
+def test_turns_are_the_sites_that_a_round_needs(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = _Process(monkeypatch, _job)
+    cells.do(Cell("pretrain", "fcl", 1, 7, training={**PRETRAINED, "sites_per_round": 4}))
+    assert process.options()["--min-sites"] == ["2"]
 
 
 def test_fine_tuning_in_a_federation_starts_from_the_encoder(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,11 +226,12 @@ def test_evaluation_keeps_scores_and_draws_the_worst_volume_of_each_model(
 
 def test_features_are_of_a_random_and_of_the_pretrained_encoder(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
     _Process(monkeypatch, _bundle([FEATURES_FILE]))
-    cell = Cell("features", "fcl", 1, 7, after=FEDERATED)
+    cell = Cell("features", "fcl", 1, 7, training={"set": {"partitions": 6}}, after=FEDERATED)
     cells.do(cell)
     runs = _runs(cells, cell)
     assert [Path(file).name for file in runs[0]["config_file"]] == ["finetune.json", "features.json", "phantom.json"]
     assert ["pretrained" in run["options"] for run in runs] == [False, False, True, True]
+    assert {run["options"]["partitions"] for run in runs} == {6}
     assert all(file.is_file() for file in cells.outputs(cell))
 
 

@@ -84,6 +84,11 @@ def test_a_folder_of_another_study_is_refused_with_the_way_out(
     _prepare(_study(study_file), tmp_path)
     with pytest.raises(StudyError, match=r"another split into sites and folds.*--out, or delete"):
         _prepare(_study(study_file, split_seed=1), tmp_path)
+    Path(str(records[1].label)).write_bytes(b"z")  # as long as before
+    with pytest.raises(StudyError, match="holds a study of other files"):
+        _prepare(_study(study_file), tmp_path)
+    Path(str(records[1].label)).write_bytes(b"y")
+    _prepare(_study(study_file), tmp_path)
     Path(records[0].image).write_bytes(b"something else")
     with pytest.raises(StudyError, match="holds a study of other files, which cannot be continued"):
         _prepare(_study(study_file), tmp_path)

@@ -42,7 +42,10 @@ def test_plan_tells_what_would_be_done_again(study_file: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert _call(study_file, *asked, "--plan", "--set", "finetune::local::rounds=9") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "finetune_random_n1_local_fold0_seed0: to do again, its settings or the bundle's files changed"
+    assert (
+        lines[0]
+        == "finetune_random_n1_local_fold0_seed0: to do again, its settings or the bundle's configuration files changed"
+    )
 
 
 def test_report_holds_what_earlier_commands_did(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +60,25 @@ def test_report_holds_what_earlier_commands_did(study_file: Path, capsys: pytest
     assert "seeds 0, 5" in page
     assert "python -m flare_app.study --config" in page
     assert "Processor" in page
+    # Random weights with seed 0 and FCL with seed 5 were never asked for.
+    assert "Unfinished" not in page
+
+
+def test_notes_that_cannot_be_read_are_told(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = study_file.parent / "out"
+    out.mkdir()
+    for content in ('[{"arms"', "{}"):
+        (out / "asked.json").write_text(content)
+        assert _call(study_file, "--report") == 1
+        assert "Remove it: finished cells stay" in capsys.readouterr().out
+
+
+def test_arms_that_are_gone_are_not_asked_for(study_file: Path) -> None:
+    assert _call(study_file, "--arms", "fcl_slow", "--annotated", "1") == 0
+    content = json.loads(study_file.read_text())
+    del content["arms"]["fcl_slow"]
+    study_file.write_text(json.dumps(content))
+    assert _call(study_file, "--arms", "random", "--annotated", "1") == 0
 
 
 def test_mistakes_end_with_1_and_the_way_out(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flare_app.study.loading import load_study
 from flare_app.study.outcome import Outcome
-from flare_app.study.plan import plan
+from flare_app.study.plan import plan, plan_all
 from flare_app.study.run import Ledger, run_cells
 from flare_app.study.settings import Study
 from flare_app.study.words import protocol, study_facts
@@ -201,6 +201,7 @@ def test_unfinished_study_says_so_and_shows_what_there_is(study: Study, cells: F
     outcome = _run(study, cells, console, arms=["random"], annotated=[1], modes=["local"])
     text, page = _page(outcome)
     assert "still missing: 7." in text
+    assert "not all arms have the same runs" not in text
     assert "Arms compared, patient by patient" not in page.text["h2"]
     assert "Feature space" not in page.text["h2"]
 
@@ -222,3 +223,24 @@ def test_facts_name_how_each_arm_was_trained(study: Study, cells: FakeCells) -> 
         "learning_rate 0.0001",
     ]
     assert facts["Minutes"].startswith("1.5 ")
+
+
+def test_facts_say_where_an_arm_has_a_schedule_of_its_own(study_file: Path, cells: FakeCells) -> None:
+    study = load_study([study_file], changes={"arms::random::finetune::local": {"rounds": 9, "method": "mean_teacher"}})
+    facts = study_facts(study, study.select(arms=["random"]), cells.cohort, "", 0)
+    assert facts["Arms"] == "random: no pre-training; local fine-tuning, mean_teacher, 9 rounds of 3 steps"
+
+
+def test_features_are_of_the_first_fold_that_was_pictured(study: Study, cells: FakeCells, console: Console) -> None:
+    ledger = Ledger(cells.out, cells, console)
+    asked = [study.select(arms=["fcl"], annotated=[1], modes=["local"], folds=[fold]) for fold in (1, 0)]
+    known = plan_all(study, asked, SPLIT)
+    cells.out.mkdir(parents=True)
+    outcome = Outcome(study, known, ledger.seconds, cells)
+    outcome.write_tables()
+    run_cells(known, ledger, console, outcome.add)
+    page = outcome.write_report({})
+    assert page is not None
+    assert {
+        str(file).split("_fold")[1][0] for files in outcome._features()["fcl"].values() for file in files.values()
+    } == {"0"}

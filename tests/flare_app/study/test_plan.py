@@ -43,6 +43,22 @@ def test_numbers_of_cells(study: Study) -> None:
     assert len(names) == len(set(names))
 
 
+def test_features_are_looked_at_in_the_partitions_that_the_encoder_was_taught(study_file: Path) -> None:
+    changes = {"set::pixdim": [3.0, 3.0], "arms::fcl::pretrain::set": {"partitions": 6, "momentum": 0.9}}
+    for given, looked in ((changes, {"pixdim": [3.0, 3.0], "partitions": 6}), ({}, {})):
+        study = load_study([study_file], changes=given)
+        (cell,) = (cell for cell in plan(study, study.select(), SPLIT) if cell.stage == "features")
+        assert cell.training == {"set": looked}
+
+
+def test_the_cells_of_several_commands_are_no_others(study: Study) -> None:
+    asked = [study.select(arms=["random"], folds=[0, 1]), study.select(arms=["random", "fcl"], folds=[0])]
+    names = [cell.name for cell in planning.plan_all(study, asked, SPLIT)]
+    assert len(names) == len(set(names)) == sum("random" in n for n in names) + sum("fcl" in n for n in names)
+    assert {name.split("_fold")[1][0] for name in names if "fcl" in name} == {"0"}
+    assert {name.split("_fold")[1][0] for name in names if "random" in name} == {"0", "1"}
+
+
 def test_arms_that_learn_without_annotation_are_left_out_where_none_would_be(study_file: Path) -> None:
     study = load_study([study_file], changes={"arms::fcl::unannotated": 1, "arms::fcl::label": "FCL"})
     wanted: dict[str, list[object]] = {"annotated": [1, 2], "folds": [0, 1], "modes": ["local"]}

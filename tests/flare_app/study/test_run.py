@@ -111,6 +111,16 @@ def test_time_left_is_that_of_like_cells() -> None:
     assert time_left([], known) == ""
 
 
+def test_time_left_grows_with_the_steps_and_does_not_mix_methods() -> None:
+    spec = {"where": "sites", "rounds": 3, "steps": 10}
+    short, longer, other = (
+        Cell("finetune", "a", 0, 0, "local", 1, {**spec, **own})
+        for own in ({}, {"rounds": 9}, {"method": "mean_teacher"})
+    )
+    assert time_left([longer], {short.kind: [4.0]}) == "about 6 min left"
+    assert time_left([other], {short.kind: [4.0]}) == "1 cells of a kind not yet timed"
+
+
 def test_markers_hold_the_configuration(study: Study, cells: FakeCells, console: Console) -> None:
     _run(study, _worker(cells), console)
     first = plan(study, study.select(), SPLIT)[0]

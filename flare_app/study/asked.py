@@ -1,0 +1,63 @@
+"""What commands in a study's folder asked for and where they ran, kept so that one report holds all of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flare_app.storage import replacing
+from flare_app.study.settings import Selection, Study, StudyError
+
+ASKED_FILE = "asked.json"
+
+
+def remember(out: Path, chosen: Selection) -> None:
+    """Note what a command in ``out`` asks for.
+
+    Raises:
+        StudyError: when the file that keeps it cannot be read.
+    """
+    note(out / ASKED_FILE, asdict(chosen))
+
+
+def recall(out: Path, study: Study) -> list[Selection]:
+    """What commands in ``out`` asked for, without what the study no longer has.
+
+    Raises:
+        StudyError: when the file that keeps it cannot be read.
+    """
+    known = {"arms": study["arms"], "folds": range(study["folds"]), "modes": study.modes}
+    asked = []
+    for earlier in noted(out / ASKED_FILE):
+        kept = {name: [v for v in values if v in known.get(name, values)] for name, values in earlier.items()}
+        if all(kept.values()):
+            asked.append(study.select(**kept))
+    return asked
+
+
+def note(file: Path, entry: dict[str, Any]) -> None:
+    """Put ``entry`` at the end of the list in ``file`` unless it is in it."""
+    entry, entries = json.loads(json.dumps(entry)), noted(file)  # as it will be read again
+    if entry not in entries:
+        with replacing(file) as stream:
+            stream.write((json.dumps([*entries, entry], indent=2) + "\n").encode())
+
+
+def noted(file: Path) -> Sequence[Any]:
+    """The list in ``file``, empty when there is none.
+
+    Raises:
+        StudyError: when it cannot be read.
+    """
+    if not file.is_file():
+        return []
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{file} cannot be read: {error}. Remove it: finished cells stay") from error
+    if not isinstance(entries, list):
+        raise StudyError(f"{file} must hold a list. Remove it: finished cells stay")
+    return entries
