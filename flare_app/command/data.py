@@ -32,7 +32,14 @@ def add_parser(commands: Any) -> None:
     split.add_argument("--folds", type=int, default=4, metavar="N", help="of each site (4)")
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--out", type=Path, required=True, metavar="FILE")
-    split.add_argument("--together", nargs="+", action="append", metavar="PATIENT", help="share site and fold")
+    split.add_argument(
+        "--together",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="PATIENT",
+        help="share site and fold, beside ACDC's twins; may be repeated",
+    )
     split.set_defaults(run=_split)
 
 
@@ -111,10 +118,10 @@ def _stats(arguments: Namespace) -> int:
 
 
 def _split(arguments: Namespace) -> int:
-    from fcl.data.splits import ACDC_TWINS, make_split, write_split
+    from fcl.data.splits import make_split, write_split
 
     patients = {record.patient for record in _describe(arguments).records}
-    split = make_split(patients, arguments.sites, arguments.folds, arguments.seed, arguments.together or ACDC_TWINS)
+    split = make_split(patients, arguments.sites, arguments.folds, arguments.seed, arguments.together)
     write_split(split, arguments.out)
     print_json(split) if arguments.json else print(f"{arguments.out}: {split['description']}")
     return 0

@@ -10,13 +10,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from .parallel import in_order
 from .problems import DataProblems, Problem
 from .progress import track
 from .records import VolumeRecord
 
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 AFFINE_TOLERANCE_MM = 0.01
 LARGEST_LABEL = 254  # 255 marks unlabelled rows of the uint8 slice cache
 Report = Callable[[str, str, str, str], None]  # kind, file, what, way out

@@ -72,7 +72,7 @@ def make_split(
     sites: int,
     folds: int,
     seed: int = 0,
-    together: Sequence[Sequence[str]] = ACDC_TWINS,
+    together: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
     """Divide patients over sites and folds; sizes differ by one at most, as far as ``together`` lets them.
 
@@ -81,16 +81,20 @@ def make_split(
         sites: C, number of sites, named ``site-1`` to ``site-C``.
         folds: folds per site.
         seed: of the division.
-        together: groups of patients that stay in one site and fold.
+        together: groups of patients that stay in one site and fold, beside ACDC's twins, which always do; groups
+            that share a patient become one.
 
     Raises:
-        ValueError: too few patients to fill every fold of every site.
+        ValueError: too few patients to fill every fold of every site, or ``together`` names others than ``patients``.
     """
     names = sorted(set(patients))
     if sites < 1 or folds < 1:
         raise ValueError(f"sites and folds must be at least 1, got {sites} and {folds}")
+    # A misspelt name would part a group without a word.
+    if strange := sorted({name for group in together for name in group} - set(names)):
+        raise ValueError(f"the data lack patients that are to stay together: {strange}. Correct or remove these names")
     rng = np.random.default_rng(seed)
-    by_site = _divide(_groups(names, together), sites, rng)
+    by_site = _divide(_groups(names, [*ACDC_TWINS, *together]), sites, rng)
     content: dict[str, Any] = {}
     for number, groups in enumerate(by_site, 1):
         members = _divide(groups, folds, rng)
@@ -271,13 +275,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--out", required=True, help="JSON file to write")
     parser.add_argument(
-        "--together", nargs="+", action="append", metavar="PATIENT", help="patients that share site and fold"
+        "--together",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="PATIENT",
+        help="patients that share site and fold, beside ACDC's twins; may be repeated",
     )
     options = parser.parse_args(arguments)
     try:
         patients = {record.patient for record in read_acdc(options.dataset_dir, cine=False)}
-        together = options.together or ACDC_TWINS
-        split = make_split(patients, options.sites, options.folds, options.seed, together)
+        split = make_split(patients, options.sites, options.folds, options.seed, options.together)
     except ValueError as error:
         parser.error(str(error))
     write_split(split, options.out)

@@ -16,9 +16,10 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -35,8 +36,9 @@ class Difference:
     Args:
         arm: compared with the reference.
         label: class, or ``"all"`` for the mean over classes.
-        patients: number of pairs.
-        reference, value: mean Dice over patients of the reference and of the arm.
+        patients: number of pairs, the patients with a Dice in both.
+        left_out: scored patients that are no pair: a structure that is neither there nor predicted has no Dice.
+        reference, value: mean Dice over the pairs of the reference and of the arm.
         difference, low, high: mean difference and its 95 % interval (Student's t).
         better: patients with a higher Dice than in the reference.
         p: two-sided Wilcoxon signed-rank test, adjusted over all differences shown (Benjamini and Hochberg 1995).
@@ -45,6 +47,7 @@ class Difference:
     arm: str
     label: str
     patients: int
+    left_out: int
     reference: float
     value: float
     difference: float
@@ -54,25 +57,30 @@ class Difference:
     p: float
 
 
-def read_scores(file: Path) -> dict[str, dict[str, list[float]]]:
-    """Dice of a ``scores.csv`` by class and patient, over the patient's volumes; undefined values are left out.
+class Row(NamedTuple):
+    """Dice of a class in a volume of a patient; NaN where undefined."""
+
+    label: str
+    patient: str
+    volume: str
+    dice: float
+
+
+def read_scores(file: Path) -> list[Row]:
+    """Rows of a ``scores.csv``.
 
     Raises:
         ValueError: when the file lacks a column, or has no value.
     """
-    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with file.open(newline="") as stream:
         reader = csv.DictReader(stream)
-        missing = {"patient", "class", "dice"} - set(reader.fieldnames or ())
+        missing = {"case", "patient", "class", "dice"} - set(reader.fieldnames or ())
         if missing:
             raise ValueError(f"{file} has no column {', '.join(sorted(missing))}: give a scores.csv of an evaluation")
-        for row in reader:
-            dice = float(row["dice"]) if row["dice"] else math.nan
-            if not math.isnan(dice):
-                scores[row["class"]][row["patient"]].append(dice)
-    if not scores:
+        rows = [Row(row["class"], row["patient"], row["case"], float(row["dice"] or "nan")) for row in reader]
+    if all(math.isnan(row.dice) for row in rows):
         raise ValueError(f"{file} holds no Dice")
-    return scores
+    return rows
 
 
 def compare(arms: Mapping[str, Sequence[Path]], by_class: bool = False) -> list[Difference]:
@@ -80,10 +88,10 @@ def compare(arms: Mapping[str, Sequence[Path]], by_class: bool = False) -> list[
 
     Args:
         arms: name to the ``scores.csv`` of its runs.
-        by_class: a line for each class beside that of all classes together.
+        by_class: a line for each class beside that of all classes together; none for a class without a pair.
 
     Raises:
-        ValueError: with fewer than two arms, or when arms were evaluated on other patients or classes.
+        ValueError: with fewer than two arms, when arms were evaluated on other volumes or classes, or without a pair.
     """
     return adjusted(differences(arms, by_class))
 
@@ -92,16 +100,19 @@ def differences(arms: Mapping[str, Sequence[Path]], by_class: bool = False) -> l
     """:func:`compare` before ``p`` is adjusted, for those who show more than one comparison."""
     if len(arms) < 2:
         raise ValueError(f"give at least two arms, got {', '.join(arms) or 'none'}")
-    means = {arm: _patient_means(files) for arm, files in arms.items()}
-    reference, *others = means
+    rows = {arm: _read_runs(files) for arm, files in arms.items()}
+    means = {arm: _patient_means(own) for arm, own in rows.items()}
+    reference, *others = rows
+    scored = {row.patient for row in rows[reference]}
     lines = []
     for arm in others:
+        _refuse_others(reference, rows[reference], arm, rows[arm])
         for label in [ALL, *(sorted(set(means[reference]) - {ALL}) if by_class else [])]:
             left, right = means[reference][label], means[arm].get(label, {})
-            if left.keys() != right.keys():
-                strange = sorted(left.keys() ^ right.keys())
-                raise ValueError(f"{reference} and {arm} differ in patients ({label}): {', '.join(strange[:5])}")
-            lines.append(_difference(arm, label, left, right))
+            if left.keys() & right.keys():
+                lines.append(_difference(arm, label, left, right, len(scored)))
+            elif label == ALL:
+                raise ValueError(f"{reference} and {arm} have no patient with a Dice in both")
     return lines
 
 
@@ -111,25 +122,43 @@ def adjusted(lines: Sequence[Difference]) -> list[Difference]:
     return [replace(line, p=float(p)) for line, p in zip(lines, values, strict=True)]
 
 
-def _patient_means(files: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """Class to patient to mean Dice over volumes and runs; ``"all"`` is the mean over classes."""
+def _read_runs(files: Sequence[Path]) -> list[Row]:
+    """Rows of all runs of an arm."""
     runs = [read_scores(file) for file in files]
-    if len({frozenset(run) for run in runs}) > 1:
+    if len({frozenset(row.label for row in run) for run in runs}) > 1:
         raise ValueError(f"runs of one arm have other classes: {', '.join(str(file) for file in files)}")
-    result: dict[str, dict[str, float]] = {}
-    for label in runs[0]:
-        patients = {patient for run in runs for patient in run[label]}
-        result[label] = {p: statistics.fmean(v for run in runs for v in run[label].get(p, [])) for p in patients}
-    everyone = {patient for values in result.values() for patient in values}
+    return [row for run in runs for row in run]
+
+
+def _refuse_others(reference: str, left: Iterable[Row], arm: str, right: Iterable[Row]) -> None:
+    """Looks at what was scored, not at which of it has a Dice: that depends on what an arm predicted."""
+    one, other = ({(row.patient, row.volume, row.label) for row in rows} for rows in (left, right))
+    if strange := sorted(one ^ other):
+        shown = "; ".join(" ".join(row) for row in strange[:5])
+        raise ValueError(
+            f"{reference} and {arm} were not scored on the same patients, volumes and classes: "
+            f"{len(strange)} only in one, first {shown}"
+        )
+
+
+def _patient_means(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """Class to patient to mean Dice over volumes and runs, where there is one; ``"all"`` is the mean over classes."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if not math.isnan(row.dice):
+            values[row.label][row.patient].append(row.dice)
+    result = {label: {p: statistics.fmean(own) for p, own in found.items()} for label, found in values.items()}
+    everyone = {patient for means in result.values() for patient in means}
     result[ALL] = {
-        patient: statistics.fmean(values[patient] for values in result.values() if patient in values)
+        patient: statistics.fmean(means[patient] for means in result.values() if patient in means)
         for patient in everyone
     }
     return result
 
 
-def _difference(arm: str, label: str, left: Mapping[str, float], right: Mapping[str, float]) -> Difference:
-    pairs = [right[patient] - left[patient] for patient in sorted(left)]
+def _difference(arm: str, label: str, left: Mapping[str, float], right: Mapping[str, float], scored: int) -> Difference:
+    both = sorted(left.keys() & right.keys())
+    pairs = [right[patient] - left[patient] for patient in both]
     mean, count = statistics.fmean(pairs), len(pairs)
     half = math.nan
     if count > 1:
@@ -138,8 +167,9 @@ def _difference(arm: str, label: str, left: Mapping[str, float], right: Mapping[
         arm=arm,
         label=label,
         patients=count,
-        reference=statistics.fmean(left.values()),
-        value=statistics.fmean(right.values()),
+        left_out=scored - count,
+        reference=statistics.fmean(left[patient] for patient in both),
+        value=statistics.fmean(right[patient] for patient in both),
         difference=mean,
         low=mean - half,
         high=mean + half,
@@ -157,13 +187,15 @@ def print_differences(lines: Sequence[Difference], reference: str) -> None:
         table.add_row(
             line.arm,
             line.label,
-            str(line.patients),
+            f"{line.patients} of {line.patients + line.left_out}" if line.left_out else str(line.patients),
             f"{line.reference:.3f}",
             f"{line.value:.3f}",
             f"{line.difference:+.3f} ({line.low:+.3f} to {line.high:+.3f})",
             str(line.better),
             f"{line.p:.2g}",
         )
+    if any(line.left_out for line in lines):
+        table.caption = "Patients: those with a Dice in both, of all; a structure neither there nor predicted has none."
     Console(width=120).print(table)
 
 

@@ -27,7 +27,7 @@ class ScoreRecorder:
     the same shape and ``volume``. ``engine.state.metrics["mean_dice"]`` is set at the end.
 
     Args:
-        data: the dataset's items (``image``, ``truth``, ``volume``, ``patient``, ``phase``).
+        data: the dataset's items (``image``, ``truth``, ``volume``, ``patient``, ``phase``; ``frame`` of a 4-D image).
         labels: class name to value.
         output_dir: folder for the results; made when missing.
         predictions_dir: where the predicted label maps were written, ``<volume>.nii.gz``; pictures are drawn from them.
@@ -92,9 +92,11 @@ class ScoreRecorder:
             nib.Nifti1Image.from_filename(file)
             for file in (item["image"], item["truth"], self.predictions_dir / f"{case.case}.nii.gz")
         )
+        # Indexed before it is an array, so that no other frame is read.
+        voxels = image.dataobj[..., item["frame"]] if len(image.shape) == 4 else image.dataobj
         scores = "  ".join(f"{name} {score.dice:.2f}" for name, score in case.classes.items())
         draw_case(
-            np.asarray(image.dataobj, dtype=np.float32),
+            np.asarray(voxels, dtype=np.float32),
             {
                 "truth": np.asarray(truth.dataobj).astype(np.uint8),
                 "prediction": np.asarray(prediction.dataobj).astype(np.uint8),

@@ -11,6 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from fcl.data.check import UNREADABLE, load_nifti
 from fcl.data.folder import SUFFIXES, stem
@@ -19,6 +20,8 @@ from fcl.data.progress import track
 
 from .report import ImportReport
 from .staging import KEY_FILE, pseudonyms, write_datalist, write_key
+
+_NARROWER = (np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def write_pairs(
         hide_names: pseudonyms in place of the source's file names.
 
     Raises:
-        DataProblems: everything that is wrong, unless ``skip_problems`` and something is left.
+        DataProblems: everything that is wrong, unless ``skip_problems`` and something is left. What is wrong with the
+            voxels shows only while copying.
     """
     shown = list(track(pairs, "reading headers", "file", progress, total=len(pairs)))
     checked = [(pair, _frames(pair, problems)) for pair in shown]
@@ -77,17 +81,23 @@ def write_pairs(
     entries: list[dict[str, Any]] = []
     sources = []
     for pair, frames in track(good, "importing", "volume", progress, total=len(good)):
+        copies = _copies(pair, problems) if copy else {}
+        if copies is None or (problems and not skip_problems):
+            continue
         case = cases.get(pair.patient, pair.patient)
         numbers[case] += 1
         name = f"{case}_v{numbers[case]:02d}" if hide_names else stem(pair.image)
-        entry: dict[str, Any] = {"image": _place(pair.image, folder / "images", name, copy), "patient": case}
-        if pair.label is not None:
-            entry["label"] = _place(pair.label, folder / "labels", name, copy)
+        placed = {
+            kind: _place(file, folder / f"{kind}s", name, copies.get(kind)) for kind, file in _files(pair).items()
+        }
+        entry: dict[str, Any] = {**placed, "patient": case}
         sources.append((case, entry["image"], str(pair.image.relative_to(root)), pair.patient))
         phase = {"phase": "cine"} if len(frames) > 1 else {}
         for place in [{"frame": frame} for frame in frames] or [{}]:
             entries.append({**entry, **phase, **place})
             volumes["labelled volumes" if pair.label is not None else "unlabelled volumes"] += 1
+    if problems and not (skip_problems and entries):
+        raise DataProblems(problems)
     write_datalist(folder, "imported from NIfTI", labels, {"training": entries})
     if labels:
         _write_overlay(folder, labels)
@@ -138,19 +148,62 @@ def _header(file: Path, problems: list[Problem]) -> Any:
         return None
 
 
-def _place(source: Path, folder: Path, name: str, copy: bool) -> str:
-    """Copy or link a file; gives its place in the datalist."""
+def _files(pair: Pair) -> dict[str, Path]:
+    """``image`` and, where there is one, ``label``."""
+    return {"image": pair.image, **({"label": pair.label} if pair.label is not None else {})}
+
+
+def _copies(pair: Pair, problems: list[Problem]) -> dict[str, nib.Nifti1Image] | None:
+    """What to write of a pair; ``None`` when a file has a problem, as an image without its label is none of its own."""
+    copies = {kind: _copy(file, problems) for kind, file in _files(pair).items()}
+    well = {kind: image for kind, image in copies.items() if image is not None}
+    return well if len(well) == len(copies) else None
+
+
+def _copy(file: Path, problems: list[Problem]) -> nib.Nifti1Image | None:
+    """Voxels of a file with a new header, of geometry only."""
+    try:
+        image = load_nifti(file)
+        voxels = np.asanyarray(image.dataobj)
+    except UNREADABLE as error:
+        what = f"cannot be read, truncated or corrupt ({type(error).__name__}: {error})"
+        problems.append(Problem(str(file), what, "copy it again"))
+        return None
+    try:
+        stored = nib.Nifti1Image(_narrowed(voxels), image.affine)
+        stored.header.set_zooms(image.header.get_zooms())
+    except (ValueError, HeaderDataError) as error:
+        what = f"holds {voxels.dtype} voxels that cannot be copied ({type(error).__name__}: {error})"
+        problems.append(Problem(str(file), what, "save it again, as int32 or float32"))
+        return None
+    stored.header.set_xyzt_units("mm", "sec")
+    return stored
+
+
+def _narrowed(voxels: np.ndarray) -> np.ndarray:
+    """Integers of 64 bits, which nibabel refuses to write, in the smallest type that holds them all.
+
+    Raises:
+        ValueError: when none of 32 bits does.
+    """
+    if voxels.dtype.kind not in "iu" or voxels.dtype.itemsize < 8:
+        return voxels
+    low, high = voxels.min(), voxels.max()
+    for kind in _NARROWER:
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return voxels.astype(kind)
+    raise ValueError(f"{low} to {high} is more than 32 bits hold")
+
+
+def _place(source: Path, folder: Path, name: str, copy: nib.Nifti1Image | None) -> str:
+    """Write the copy, or link the file where there is none; gives its place in the datalist."""
     folder.mkdir(exist_ok=True)
     ending = next(suffix for suffix in SUFFIXES if source.name.endswith(suffix))
     target = folder / f"{name}{ending}"
-    if not copy:
+    if copy is None:
         target.symlink_to(source.resolve())
-        return f"{folder.name}/{target.name}"
-    image = load_nifti(source)
-    stored = nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine)
-    stored.header.set_zooms(image.header.get_zooms())
-    stored.header.set_xyzt_units("mm", "sec")
-    nib.save(stored, target)
+    else:
+        nib.save(copy, target)
     return f"{folder.name}/{target.name}"
 
 

@@ -87,6 +87,14 @@ def test_truncated_without_compression(tmp_path, nifti):
     assert ["truncated" in p.what for p in find_problems([VolumeRecord(str(file), None, "p", "v")])] == [True]
 
 
+def test_unknown_data_type(tmp_path, nifti):
+    file = nifti(tmp_path / "v.nii", image())
+    content = bytearray(file.read_bytes())
+    content[70:72] = (9999).to_bytes(2, "little")  # of the header: code of the voxels' type
+    file.write_bytes(bytes(content))
+    assert ["HeaderDataError" in p.what for p in find_problems([VolumeRecord(str(file), None, "p", "v")])] == [True]
+
+
 def test_cine_frames_are_checked_one_by_one(tmp_path, nifti):
     frames = np.stack([image(), image(at=np.nan), np.zeros((4, 5, 6), np.float32)], -1)
     file = str(nifti(tmp_path / "c.nii.gz", frames))

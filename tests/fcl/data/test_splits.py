@@ -44,12 +44,29 @@ def test_acdc_shape_of_the_study():
     assert [[len(fold) for fold in c["folds"]] for c in split["sites"].values()] == [[2, 2, 2, 2]] * 10
 
 
+def folds_of(patients, seed, together) -> list[set[str]]:
+    split = make_split(patients, 5, 4, seed, together)
+    return [set(fold) for content in split["sites"].values() for fold in content["folds"]]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_stay_together(seed):
-    together = (("patient074", "patient076"), ("patient076", "patient003"), ("patient010", "patient099"), ("nobody",))
-    split = make_split(NAMES[:80], 5, 4, seed, together)
-    folds = [set(fold) for content in split["sites"].values() for fold in content["folds"]]
-    assert any({"patient074", "patient076", "patient003"} <= fold for fold in folds)
+    together = (("patient005", "patient006"), ("patient006", "patient003"))
+    assert any({"patient005", "patient006", "patient003"} <= fold for fold in folds_of(NAMES[:80], seed, together))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("together", [(), (("patient005", "patient006"),), (("patient076", "patient003"),)])
+def test_twins_stay_together_whatever_else_does(seed, together):
+    joined = {"patient074", "patient076"}.union(*(group for group in together if "patient076" in group))
+    assert any(joined <= fold for fold in folds_of(NAMES[:80], seed, together))
+
+
+def test_names_that_are_not_in_the_data_are_no_group():
+    with pytest.raises(ValueError, match=r"lack patients .* together: \['nobody', 'patient099'\]"):
+        make_split(NAMES[:80], 5, 4, together=(("patient010", "patient099"), ("nobody",)))
+    # The twins are there for ACDC: other data do without.
+    make_split(NAMES[:75], 5, 4)
 
 
 def test_seed_decides():
@@ -193,6 +210,20 @@ def test_command_writes_a_file(acdc, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*common, "--sites", "9"])
     assert "too few" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*common, "--sites", "2", "--folds", "2", "--together", "patient001", "patient02"])
+    assert "['patient02']" in capsys.readouterr().err
+
+
+def test_a_group_on_the_command_line_does_not_part_the_twins(acdc, tmp_path):
+    root = acdc(patients=76)
+    out = tmp_path / "split.json"
+    common = ["--dataset_dir", str(root), "--sites", "5", "--folds", "4", "--out", str(out)]
+    for seed in ("0", "1", "2"):
+        main([*common, "--seed", seed, "--together", "patient001", "patient002"])
+        folds = [set(fold) for content in read_split(out)["sites"].values() for fold in content["folds"]]
+        for group in ({"patient001", "patient002"}, {"patient074", "patient076"}):
+            assert any(group <= fold for fold in folds)
 
 
 def test_module_runs_without_a_warning_of_being_loaded_twice():

@@ -66,14 +66,57 @@ def test_seeds_of_an_arm_are_averaged(tmp_path: Path, dice: tuple[np.ndarray, np
 
 def test_undefined_values_are_left_out(tmp_path: Path, dice: tuple[np.ndarray, np.ndarray]) -> None:
     dice[0][0, 1, 0] = math.nan
-    scores = read_scores(_write(tmp_path / "a.csv", dice[0]))
-    assert scores["rv"]["p0"] == [dice[0][0, 0, 0]]
+    rows = read_scores(_write(tmp_path / "a.csv", dice[0]))
+    found = [row.dice for row in rows if (row.label, row.patient) == ("rv", "p0")]
+    assert found == pytest.approx([dice[0][0, 0, 0], math.nan], nan_ok=True)
+    (line,) = compare({"random": [tmp_path / "a.csv"], "fcl": [_write(tmp_path / "b.csv", dice[1])]})
+    one, other = ([np.nanmean(values[p], axis=0).mean() for p in range(12)] for values in dice)
+    assert (line.patients, line.left_out) == (12, 0)
+    assert (line.reference, line.value) == pytest.approx((np.mean(one), np.mean(other)))
 
 
-def test_other_patients_are_refused_by_name(tmp_path: Path, dice: tuple[np.ndarray, np.ndarray]) -> None:
-    a, b = _write(tmp_path / "a.csv", dice[0]), _write(tmp_path / "b.csv", dice[1][:11])
-    with pytest.raises(ValueError, match=r"random and fcl differ in patients \(all\): p11"):
+def test_a_patient_with_a_dice_in_one_arm_only_is_no_pair_of_that_class(
+    tmp_path: Path, dice: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    left, right = dice
+    # p0 has no right ventricle: one arm predicted none (blank), the other did (0). Nobody found one in p1.
+    left[0, :, 0], right[0, :, 0] = math.nan, 0
+    left[1, :, 0] = right[1, :, 0] = math.nan
+    a, b = _write(tmp_path / "a.csv", left), _write(tmp_path / "b.csv", right)
+    everything, lv, rv = compare({"random": [a], "fcl": [b]}, by_class=True)
+    assert [(line.label, line.patients, line.left_out) for line in (everything, lv, rv)] == [
+        ("all", 12, 0), ("lv", 12, 0), ("rv", 10, 2),
+    ]  # fmt: skip
+    assert (rv.reference, rv.value) == pytest.approx((left[2:, :, 0].mean(), right[2:, :, 0].mean()))
+    assert everything.value == pytest.approx(
+        np.mean([right[0].mean(), right[1, :, 1].mean(), *right[2:].mean(axis=(1, 2))])
+    )
+    assert main(["--by", "class", f"random={a}", f"fcl={b}"]) == 0
+    out = capsys.readouterr().out
+    assert "10 of 12" in out
+    assert "neither there nor predicted" in out
+
+
+def test_a_class_without_a_pair_has_no_line(tmp_path: Path, dice: tuple[np.ndarray, np.ndarray]) -> None:
+    dice[0][..., 0] = math.nan
+    dice[1][1:, :, 0] = math.nan
+    a, b = (_write(tmp_path / f"{name}.csv", values) for name, values in zip("ab", dice, strict=True))
+    assert [line.label for line in compare({"random": [a], "fcl": [b]}, by_class=True)] == ["all", "lv"]
+    dice[0][1:, :, 1] = math.nan
+    dice[1][0] = math.nan
+    _write(a, dice[0]), _write(b, dice[1])
+    with pytest.raises(ValueError, match="random and fcl have no patient with a Dice in both"):
         compare({"random": [a], "fcl": [b]})
+
+
+def test_other_rows_are_refused_by_name(tmp_path: Path, dice: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = _write(tmp_path / "a.csv", dice[0]), _write(tmp_path / "b.csv", dice[1][:11])
+    with pytest.raises(
+        ValueError, match=r"random and fcl were not scored on the same .*: 4 only in one, first p11 p11_ED lv"
+    ):
+        compare({"random": [a], "fcl": [b]})
+    with pytest.raises(ValueError, match=r"24 only in one, first p0 p0_ES lv"):
+        compare({"random": [a], "fcl": [_write(tmp_path / "c.csv", dice[1][:, :1])]})
     with pytest.raises(ValueError, match="give at least two arms, got random"):
         compare({"random": [a]})
 
@@ -89,4 +132,4 @@ def test_command_line_prints_json_and_names_a_wrong_file(
     (tmp_path / "wrong.csv").write_text("x,y\n1,2\n")
     with pytest.raises(SystemExit):
         main([f"random={a}", f"fcl={tmp_path / 'wrong.csv'}"])
-    assert "wrong.csv has no column class, dice, patient" in capsys.readouterr().err
+    assert "wrong.csv has no column case, class, dice, patient" in capsys.readouterr().err

@@ -90,6 +90,19 @@ def test_a_second_run_starts_from_nothing(engine) -> None:
     assert [score.case for score in recorder.scores] == ["p2_a"]
 
 
+def test_of_a_4d_image_the_frame_is_drawn(engine, tmp_path: Path) -> None:
+    evaluator, _, items = engine
+    evaluator.run([0])
+    written = tmp_path / "out" / "overlay_worst_p1_a.png"
+    of_3d = written.read_bytes()
+    volume = nib.load(items[0]["image"])
+    frames = np.stack([np.zeros(volume.shape), volume.get_fdata(), np.zeros(volume.shape)], axis=-1)
+    nib.save(nib.Nifti1Image(frames, AFFINE), items[0]["image"])
+    items[0]["frame"] = 1
+    evaluator.run([0])
+    assert written.read_bytes() == of_3d
+
+
 def test_unknown_volumes_are_no_silent_zero(engine) -> None:
     _, recorder, _ = engine
     truth = MetaTensor(torch.zeros(1, 2, 2, 2), affine=torch.from_numpy(AFFINE))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import struct
 import zipfile
 
 import nibabel as nib
@@ -93,6 +95,77 @@ def test_channel_of_a_file_with_several(tmp_path, msd):
     ]
 
 
+def voxels_of(file, voxels):
+    """Writes a file as other tools do: nibabel alone refuses 64-bit integers."""
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.5, 2.0, 1.0]), dtype=voxels.dtype), file)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "given", "expected"),
+    [
+        (0, 255, np.int64, np.uint8),
+        (-128, 127, np.int64, np.int8),
+        (-1, 128, np.int64, np.int16),
+        (0, 65535, np.uint64, np.uint16),
+        (-(2**31), 2**31 - 1, np.int64, np.int32),
+        (0, 2**32 - 1, np.uint64, np.uint32),
+        (0, 4, np.int32, np.int32),
+    ],
+)
+def test_wide_integers_are_copied_as_the_smallest_type_that_holds_them(tmp_path, msd, low, high, given, expected):
+    voxels = np.zeros((5, 6, 4), given)
+    voxels[0, 0, :2] = low, high
+    voxels_of(msd / "imagesTr/hippo_001.nii.gz", voxels)
+    voxels_of(msd / "labelsTr/hippo_001.nii.gz", (voxels > 0).astype(np.int64))
+    import_msd(msd, tmp_path / "out", copy=True)
+    image, label = (nib.load(tmp_path / f"out/{folder}/hippo_001.nii.gz") for folder in ("images", "labels"))
+    assert (image.get_data_dtype(), label.get_data_dtype()) == (expected, np.uint8)
+    assert np.array_equal(image.dataobj, voxels)
+    assert np.array_equal(label.dataobj, voxels > 0)
+
+
+def unknown_type(file):
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[70:72] = struct.pack("<h", 9999)
+    file.write_bytes(gzip.compress(content))
+
+
+def cut_short(file):
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:-40]))
+
+
+def too_wide(file):
+    voxels_of(file, np.full((5, 6, 4), 2**40, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"), [(cut_short, "truncated or corrupt"), (too_wide, "holds int64 voxels that cannot be copied")]
+)
+def test_voxels_that_cannot_be_copied_are_a_problem_of_their_file(tmp_path, msd, spoil, what):
+    # Nothing but the voxels is wrong, so it shows only when the files are written.
+    spoil(msd / "labelsTr/hippo_001.nii.gz")
+    spoil(msd / "imagesTs/hippo_003.nii.gz")
+    with pytest.raises(DataProblems, match=what) as caught:
+        import_msd(msd, tmp_path / "out", copy=True)
+    assert [problem.file.rsplit("/", 1)[1] for problem in caught.value.problems] == [
+        "hippo_001.nii.gz",
+        "hippo_003.nii.gz",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == [msd.name]
+    report = import_msd(msd, tmp_path / "out", copy=True, skip_problems=True)
+    assert len(report.left_out) == 2
+    assert (report.cases, dict(report.volumes)) == (1, {"labelled volumes": 1})
+    assert [record.volume for record in read_datalist(tmp_path / "out")] == ["hippo_002"]
+    assert [path.name for path in (tmp_path / "out").rglob("*.nii.gz")] == ["hippo_002.nii.gz"] * 2
+
+
+def test_when_no_voxels_can_be_copied_nothing_is_written(tmp_path):
+    too_wide(volume(tmp_path / "in/a.nii.gz"))
+    with pytest.raises(DataProblems, match="more than 32 bits hold"):
+        import_nifti(tmp_path / "in", tmp_path / "out", copy=True, skip_problems=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 MSD_WRONG = {
     "missing file": (lambda root: (root / "imagesTr/hippo_001.nii.gz").unlink(), "hippo_001.nii.gz: is missing"),
     "missing label": (lambda root: (root / "labelsTr/hippo_002.nii.gz").unlink(), "hippo_002.nii.gz: is missing"),
@@ -102,6 +175,7 @@ MSD_WRONG = {
     "no JSON": (lambda root: (root / "dataset.json").write_text("{"), "cannot be read"),
     "a list": (lambda root: (root / "dataset.json").write_text("[]"), "holds a list"),
     "no NIfTI": (lambda root: (root / "imagesTr/hippo_001.nii.gz").write_bytes(b"x"), "is no NIfTI"),
+    "type of voxels": (lambda root: unknown_type(root / "imagesTr/hippo_001.nii.gz"), "data code 9999 not recognized"),
     "4-D label": (lambda root: volume(root / "labelsTr/hippo_001.nii.gz", (5, 6, 4, 2)), "label map of 4 axes"),
 }
 

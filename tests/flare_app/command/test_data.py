@@ -91,6 +91,22 @@ def test_split_of_any_dataset(dataset, capsys):
     assert "too few for 9 sites" in capsys.readouterr().err
 
 
+def test_a_group_of_its_own_does_not_part_the_twins(tmp_path):
+    names = ["a", "b", "c", "d", "e", "f", "patient074", "patient076"]
+    for name in names:
+        volume(tmp_path / f"{name}.nii.gz", np.zeros((2, 2, 2), np.uint8))
+    content = {"training": [f"{name}.nii.gz" for name in names]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    records = {"_target_": "fcl.data.read_datalist", "dataset_dir": "@dataset_dir", "datalist": "dataset.json"}
+    (tmp_path / "mine.json").write_text(json.dumps({"records": records}), encoding="utf-8")
+    out = tmp_path / "split.json"
+    for seed in ("0", "1", "2"):
+        options = ["--sites", "2", "--folds", "2", "--seed", seed, "--out", str(out)]
+        assert run("split", tmp_path, *options, "--together", "a", "b") == 0
+        folds = [set(fold) for site in json.loads(out.read_text())["sites"].values() for fold in site["folds"]]
+        assert all(any(group <= fold for fold in folds) for group in ({"a", "b"}, {"patient074", "patient076"}))
+
+
 def test_list_of_tags(capsys):
     assert main(["data", "import", "dicom", "--list-tags"]) == 0
     out = capsys.readouterr().out
