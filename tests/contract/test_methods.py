@@ -130,6 +130,17 @@ def test_a_method_without_features_refuses_to_publish(data: Path, tmp_path: Path
         participant.receive("site-2", None, 0)
 
 
+def test_fedca_aligns_to_the_rounds_average_which_stands_still(data: Path, tmp_path: Path) -> None:
+    participant: Any = open_overlay("fedca", data, None, tmp_path).participant
+    trainer = participant.trainer
+    for number in range(2):
+        participant.begin_round(number, 2, {name: value + 0.01 for name, value in participant.weights().items()})
+        average = copies(dict(trainer.network.named_parameters()))
+        participant.train(never)
+        assert same(average, dict(trainer.momentum_network.named_parameters()))
+        assert not same(average, dict(trainer.network.named_parameters()))
+
+
 def test_local_contrast_refuses_a_random_encoder(data: Path, tmp_path: Path) -> None:
     participant: Any = open_overlay("local_lr", data, None, tmp_path).participant
     participant.begin_round(0, 1, participant.weights())
@@ -164,6 +175,8 @@ def test_any_method_can_be_kept_at_its_site(data: Path, tmp_path: Path) -> None:
         ("byol", {"momentum_network": None}, "needs a momentum_network"),
         ("swav", {"participant::federated": ["prototype", "predictor"]}, "predictor"),
         ("simclr", {"temprature": 0.2}, "temprature"),
+        ("simclr", {"precision": "fp16"}, 'needs a gradient scaler, and this training has none: use "bf16"'),
+        ("gd", {"method::with_original": "no"}, "with_original must be true or false, got 'no'"),
     ],
 )
 def test_bad_requests_are_refused_with_the_reason(

@@ -15,6 +15,7 @@ WITHOUT = {
     "fcl.networks": ("torch", "monai"),
     "fcl.evaluation": ("torch", "monai", "matplotlib"),
     "fcl.commandline": ("torch", "monai"),
+    "fcl.config": ("torch", "monai"),
     "flare_app.command.__main__": ("torch", "monai", "nvflare", "matplotlib"),
     "flare_app.job.__main__": ("torch", "monai", "nvflare"),
     "fcl.losses": ("monai", "scipy"),
@@ -42,7 +43,7 @@ def test_modules_import_only_what_they_work_with() -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == {name: [] for name in WITHOUT}
 
 
-@pytest.mark.parametrize("package", ["fcl.data", "fcl.evaluation", "fcl.networks"])
+@pytest.mark.parametrize("package", ["fcl.config", "fcl.data", "fcl.evaluation", "fcl.networks"])
 def test_every_name_that_a_package_offers_loads(package: str) -> None:
     module = importlib.import_module(package)
     assert all(hasattr(module, name) for name in module.__all__)

@@ -18,16 +18,17 @@ def _cpu_has_native_bf16() -> bool:
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def autocast_dtype(device: torch.device | str, request: str = "auto") -> torch.dtype | None:
+def autocast_dtype(device: torch.device | str, request: str = "auto", scaled: bool = True) -> torch.dtype | None:
     """The dtype to autocast to on ``device``; ``None`` means plain float32.
 
     Args:
         device: where the network runs.
         request: ``"auto"`` takes bfloat16 where the device computes in it natively (CUDA from Ampere on, CPUs with
             AVX512_BF16, AMX or Arm's BF16), else float32. ``"fp32"``, ``"bf16"``, ``"fp16"`` are taken as they are.
+        scaled: false for a training without a gradient scaler, in which small gradients of float16 would become 0.
 
     Raises:
-        ValueError: for another request, or ``"fp16"`` off CUDA, where no gradient scaler guards it.
+        ValueError: for another request, or ``"fp16"`` off CUDA or where ``scaled`` is false.
     """
     kind = torch.device(device).type
     if request == "auto":
@@ -36,6 +37,8 @@ def autocast_dtype(device: torch.device | str, request: str = "auto") -> torch.d
         return torch.bfloat16 if kind == "cpu" and _cpu_has_native_bf16() else None
     if request not in _REQUESTS:
         raise ValueError(f'precision must be "auto", {", ".join(map(repr, _REQUESTS))}; got {request!r}')
+    if request == "fp16" and not scaled:
+        raise ValueError('precision "fp16" needs a gradient scaler, and this training has none: use "bf16" or "fp32"')
     if request == "fp16" and kind != "cuda":
         raise ValueError(f'precision "fp16" needs a CUDA device, this is {kind!r}: use "auto", "bf16" or "fp32"')
     return _REQUESTS[request]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fcl.config import as_switch
 from fcl.engines.method import Method, Step, Terms, feature_monitors, logged
 from fcl.memory.queue import FeatureQueue
 
@@ -22,20 +23,21 @@ class ViewContrast(Method):
         loss_function: ``(views_VBD, partition_B, volume_B, position_B)`` to a named tuple with ``loss``, e.g.
             :class:`fcl.losses.GlobalContrastLoss`.
         augmented_views: how many.
-        with_original: whether the slice as it is becomes one view more, the first.
+        with_original: whether the slice as it is becomes one view more, the first. From the command line ``true`` or
+            ``false``.
 
     Raises:
-        ValueError: when that makes fewer than two views.
+        ValueError: when that makes fewer than two views, or on a ``with_original`` that is neither true nor false.
     """
 
-    def __init__(self, loss_function: nn.Module, augmented_views: int = 2, with_original: bool = False) -> None:
-        if augmented_views < 1 or augmented_views + with_original < 2:
+    def __init__(self, loss_function: nn.Module, augmented_views: int = 2, with_original: bool | str = False) -> None:
+        self.with_original = as_switch(with_original, "with_original")
+        if augmented_views < 1 or augmented_views + self.with_original < 2:
             raise ValueError(
                 f"two views or more are needed: got augmented_views {augmented_views!r}, with_original {with_original}."
             )
         self.loss_function = loss_function
         self.augmented_views = augmented_views
-        self.with_original = with_original
 
     def __call__(self, step: Step) -> Terms:
         views = [step.image] if self.with_original else []

@@ -19,8 +19,8 @@ class FCL(Method):
     """Main encoder against the feature bank.
 
     Two augmented views of a batch of slices; view 1 through the main encoder gives the queries, view 2 through the
-    momentum encoder the features that overwrite those slices' rows of the bank; K features are drawn from it, and the
-    loss is taken.
+    momentum encoder the features that overwrite those slices' rows of the bank; K features are drawn from it, a query's
+    own among them if it so happens, and the loss is taken.
 
     Args:
         loss_function: :class:`fcl.losses.FCLLoss`, or another that takes the same.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-import torch
 from ignite.engine import Engine, Events
 
+from fcl.engines.checkpoints import RandomState
 from fcl.engines.method import Method
 from fcl.engines.monitors import PartitionKNN
 from fcl.engines.pretrain_trainer import PretrainTrainer
@@ -30,6 +30,7 @@ class HostedTraining(Generic[M]):
         self.loader: Any = trainer.data_loader
         self.schedule = schedule
         self.monitor = monitor
+        self._random = RandomState(trainer.state.device)
         self._should_stop: Callable[[], bool] = lambda: False
         trainer.add_event_handler(Events.ITERATION_STARTED, self._stop_if_asked)
 
@@ -57,7 +58,7 @@ class HostedTraining(Generic[M]):
             "method": trainer.method.state_dict(),
             "loader": self.loader.state_dict(),
             "trainer_rng": trainer.generator.get_state(),
-            "torch_rng": torch.get_rng_state(),
+            "random": self._random.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -70,7 +71,7 @@ class HostedTraining(Generic[M]):
         trainer.method.load_state_dict(state["method"])
         self.loader.load_state_dict(state["loader"])
         trainer.generator.set_state(state["trainer_rng"])
-        torch.set_rng_state(state["torch_rng"])
+        self._random.load_state_dict(state["random"])
 
     def _stop_if_asked(self, engine: Engine) -> None:
         if self._should_stop():

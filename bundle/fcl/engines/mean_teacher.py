@@ -38,7 +38,9 @@ class MeanTeacher(Variant):
         start: epochs (rounds) of supervised training first; the teacher begins as a copy of the network then.
         ramp: further epochs over which the weight grows to ``weight``, linearly.
         weight: of the loss on the pasted slices.
-        momentum: m of the teacher's weights, ``m * teacher + (1 - m) * network`` after each step.
+        momentum: m of the teacher's weights, ``m * teacher + (1 - m) * network`` in each step, with the network as the
+            step before left it. Without effect in a federation, where the teacher stands still and each round brings
+            another.
         share: side of the box, as a share of the image's; the same for every axis of the slice.
         largest_component: of each class in a volume keep the largest connected part of what the teacher says. Not for
             structures of several parts. From the command line ``true`` or ``false``.
@@ -79,12 +81,13 @@ class MeanTeacher(Variant):
         self.largest_component = as_switch(largest_component, "largest_component")
         self.generator = torch.Generator().manual_seed(seed)
         self._average = get_ema_multi_avg_fn(momentum)
+        self._in_rounds = False
         self.teacher: nn.Module | None = None
         self._kept: dict[str, Tensor] = {}
         self._labels: Tensor | None = None  # (N, H, W[, D]) uint8, of this epoch
 
     def begin_round(self, weights: Mapping[str, Tensor]) -> None:
-        self.teacher, self._kept = None, {}
+        self.teacher, self._kept, self._in_rounds = None, {}, True
 
     def begin_epoch(self, engine: SupervisedTrainer) -> None:
         # A site that joined late, or again, has missed the epoch in which the others' teachers began.
@@ -101,7 +104,8 @@ class MeanTeacher(Variant):
         if self.teacher is None:
             nothing = output["pred"].new_zeros(())
             return {"loss": nothing, "agreement": nothing}
-        self._follow(engine.network)
+        if not self._in_rounds:
+            self._follow(engine.network)
         image, label = self._mixed(engine)
         prediction = engine.inferer(image, engine.network)
         loss = engine.loss_function(prediction, label).mean()
@@ -114,7 +118,8 @@ class MeanTeacher(Variant):
         return {
             "slices": self.slices.state_dict(),
             "generator": self.generator.get_state(),
-            "teacher": self._kept if self.teacher is None else self.teacher.state_dict(),
+            # In a federation there is none to keep: the next round brings its own.
+            "teacher": self._kept if self.teacher is None or self._in_rounds else self.teacher.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

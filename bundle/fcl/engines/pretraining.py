@@ -36,7 +36,8 @@ class PretrainParticipant(HostedTraining[FCL]):
         max_shared_rows: features shown to peers in a round, at most; None shows one per slice.
         norm_stats: whether running statistics of batch normalisation are averaged or stay local; without such buffers
             no matter.
-        momentum_sync: ``"global"`` or ``"local"`` (the momentum encoder goes on as it is).
+        momentum_sync: ``"global"`` or ``"local"`` (from this site's second round on the momentum encoder goes on as it
+            is).
         seed: of the choice of rows to show.
         feature_policy: how features are shared; None: as :class:`fcl.privacy.FeaturePolicy` has it by default.
 
@@ -82,6 +83,7 @@ class PretrainParticipant(HostedTraining[FCL]):
         patients = [info.patient for info in self.loader.dataset.volume_infos]
         self.publisher = FeaturePublisher(trainer.method.bank, patients, policy, max_shared_rows, self.generator)
         self._features_are_fresh = False
+        self._trained = False
 
     def describe(self) -> dict[str, int | float | str]:
         return {
@@ -96,7 +98,8 @@ class PretrainParticipant(HostedTraining[FCL]):
     def begin_round(self, round_number: int, total_rounds: int, weights: Mapping[str, Tensor]) -> None:
         trainer = self.trainer
         load_federated_weights(trainer.network, weights, self.norm_stats)
-        if self.momentum_sync == "global":
+        # Until it has trained, the site has random weights of its own, which tell nothing about the average.
+        if self.momentum_sync == "global" or not self._trained:
             trainer.sync_momentum_network()
         # The guarantee of noise counts a patient's own rows: no other patient's may depend on that patient.
         trainer.method.refresh_bank(trainer, independent=self.publisher.policy.noise_multiplier is not None)
@@ -114,7 +117,7 @@ class PretrainParticipant(HostedTraining[FCL]):
         self.trainer.method.bank.set_remote(site, features, round_number)
 
     def train(self, should_stop: Callable[[], bool]) -> TrainReport:
-        self._features_are_fresh = False
+        self._features_are_fresh, self._trained = False, True
         metrics = self.run(should_stop)
         metrics["bank_remote_rows"] = float(self.trainer.method.bank.remote_rows)
         return TrainReport(self.weights(), len(self.loader.dataset), metrics)
@@ -122,11 +125,13 @@ class PretrainParticipant(HostedTraining[FCL]):
     def state_dict(self) -> dict[str, Any]:
         return {
             **self.training_state(),
+            "trained": self._trained,
             "snapshot_rng": self.generator.get_state(),
             "privacy": self.publisher.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.restore(state)
+        self._trained = bool(state["trained"])
         self.generator.set_state(state["snapshot_rng"])
         self.publisher.load_state_dict(state["privacy"])

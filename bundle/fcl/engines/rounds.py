@@ -40,10 +40,22 @@ class Average:
 
 
 class AverageKeepingMomentum(Average):
-    """The site goes on with the average, and its momentum network as it was."""
+    """The site goes on with the average, and its momentum network as its last round left it: at first a copy too."""
+
+    def __init__(self) -> None:
+        self.begun = False
 
     def start(self, trainer: PretrainTrainer, own: Weights) -> None:
-        pass
+        # Before its first round the site has random weights of its own, which tell nothing about the average.
+        if not self.begun:
+            trainer.sync_momentum_network()
+            self.begun = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"begun": self.begun}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.begun = bool(state["begun"])
 
 
 class DivergenceMixing(Average):

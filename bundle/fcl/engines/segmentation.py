@@ -12,6 +12,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.utils import is_scalar
 from torch import Tensor
 
+from fcl.config import as_switch
 from fcl.engines.batches import AugmentBatch
 from fcl.engines.checkpoints import RandomState
 from fcl.engines.schedule import WarmupCosine
@@ -32,11 +33,16 @@ class SegmentationParticipant:
         evaluator: runs over the validation volumes; each scalar metric of it is reported.
         schedule: learning-rate schedule attached to the trainer.
         norm_stats: what of the normalisation layers is averaged, see :func:`fcl.networks.federated.federated_names`.
-        keep_optimizer: whether the optimizer's moments live on from round to round, or start afresh in each.
+        keep_optimizer: whether the optimizer's moments live on from round to round, or start afresh in each. From the
+            command line ``true`` or ``false``.
         variants: those attached to the trainer, whose state is kept with the rest; None for none.
         own_checkpoint: file of this site's network as each round begins, the average and what stays local; after the
             last round, the site's finished model. None writes none.
         card: what that file says of itself.
+
+    Raises:
+        TypeError: when ``prepare_batch`` is not an :class:`AugmentBatch`.
+        ValueError: on a ``keep_optimizer`` that is neither true nor false.
     """
 
     shares_features = False
@@ -47,7 +53,7 @@ class SegmentationParticipant:
         evaluator: SupervisedEvaluator,
         schedule: WarmupCosine,
         norm_stats: NormStats = "average",
-        keep_optimizer: bool = True,
+        keep_optimizer: bool | str = True,
         variants: Variants | None = None,
         own_checkpoint: str | Path | None = None,
         card: Mapping[str, Any] | None = None,
@@ -61,7 +67,7 @@ class SegmentationParticipant:
         self.evaluator = evaluator
         self.schedule = schedule
         self.norm_stats = norm_stats
-        self.keep_optimizer = keep_optimizer
+        self.keep_optimizer = as_switch(keep_optimizer, "keep_optimizer")
         self.variants = variants or Variants()
         self.own_checkpoint = own_checkpoint
         self.card = dict(card or {})

@@ -29,7 +29,8 @@ class SelfTraining(Variant):
     Args:
         slices: batches of unlabelled slices (:class:`fcl.data.UnlabelledSlices`).
         start: epochs (rounds) of supervised training before the first pseudo-labels.
-        interval: epochs (rounds) from one renewal to the next.
+        interval: epochs (rounds) from one renewal to the next, at least; a site that rests in the round when its labels
+            fall due renews them in the next one that it takes part in.
         weight: of the loss on pseudo-labels.
 
     Raises:
@@ -49,12 +50,14 @@ class SelfTraining(Variant):
         self.interval = interval
         self.weight = weight
         self.labels: Tensor | None = None  # (N, H, W[, D]) uint8
+        self._renewed: int | None = None  # epoch that the labels are of
         self._kept = 0.0
 
     def begin_epoch(self, engine: SupervisedTrainer) -> None:
-        done = engine.state.epoch - 1 - self.start
-        # A site that joined late, or again, has missed the first labels.
-        if done >= 0 and (self.labels is None or done % self.interval == 0):
+        epoch = engine.state.epoch
+        # Counted from this site's own last labels: it may have joined late, and need not take part in every round.
+        if epoch > self.start and (self._renewed is None or epoch - self._renewed >= self.interval):
+            self._renewed = epoch
             before, self.labels = self.labels, pseudo_labels(engine.network, self.slices.dataset, engine)
             self._kept = 0.0 if before is None else float((before == self.labels).float().mean())
 
@@ -71,7 +74,13 @@ class SelfTraining(Variant):
 
     def state_dict(self) -> dict[str, Any]:
         """Label maps are large and simple: they are kept compressed."""
-        state: dict[str, Any] = {"slices": self.slices.state_dict(), "kept": self._kept, "shape": [], "labels": None}
+        state: dict[str, Any] = {
+            "slices": self.slices.state_dict(),
+            "renewed": self._renewed,
+            "kept": self._kept,
+            "shape": [],
+            "labels": None,
+        }
         if self.labels is not None:
             packed = bytearray(zlib.compress(self.labels.numpy().tobytes()))
             state |= {"shape": list(self.labels.shape), "labels": torch.frombuffer(packed, dtype=torch.uint8)}
@@ -79,7 +88,7 @@ class SelfTraining(Variant):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.slices.load_state_dict(state["slices"])
-        self._kept = float(state["kept"])
+        self._renewed, self._kept = state["renewed"], float(state["kept"])
         self.labels = None
         if state["labels"] is not None:
             content = bytearray(zlib.decompress(state["labels"].numpy().tobytes()))

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fcl.config import as_switch
+
 Negatives = Literal["other_slices", "other_partitions"]
 
 # Finite, so that an item with no negative at all gets a zero gradient instead of NaN.
@@ -79,28 +81,29 @@ class GlobalContrastLoss(nn.Module):
         temperature: divides the cosine similarities.
         negatives: which items repel one.
         across_volumes: whether slices of the same partition of other volumes, under the same view, are positives too.
+            From the command line ``true`` or ``false``.
 
     Raises:
-        ValueError: on a temperature that is not positive, other ``negatives``, or slices of another volume asked to
-            attract and repel at once.
+        ValueError: on a temperature that is not positive, other ``negatives``, an ``across_volumes`` that is neither
+            true nor false, or slices of another volume asked to attract and repel at once.
     """
 
     def __init__(
-        self, temperature: float = 0.1, negatives: Negatives = "other_slices", across_volumes: bool = False
+        self, temperature: float = 0.1, negatives: Negatives = "other_slices", across_volumes: bool | str = False
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature!r}.")
         if negatives not in ("other_slices", "other_partitions"):
             raise ValueError(f"negatives must be 'other_slices' or 'other_partitions', got {negatives!r}.")
-        if across_volumes and negatives == "other_slices":
+        self.across_volumes = as_switch(across_volumes, "across_volumes")
+        if self.across_volumes and negatives == "other_slices":
             raise ValueError(
                 "across_volumes makes slices of the same partition positives, so they cannot be negatives too: "
                 "set negatives to 'other_partitions'."
             )
         self.temperature = float(temperature)
         self.negatives = negatives
-        self.across_volumes = across_volumes
 
     def forward(self, views_VBD: Tensor, partition_B: Tensor, volume_B: Tensor, position_B: Tensor) -> ContrastTerms:
         """Compare all views of a batch with one another; every item is a query once.

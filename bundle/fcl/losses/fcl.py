@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fcl.config import as_switch
 from fcl.losses.contrast import NEVER, masked_mean, mean_over_positives
 
 Denominator = Literal["exclude_same_partition", "literal"]
@@ -38,23 +39,24 @@ class FCLLoss(nn.Module):
         denominator: ``"literal"`` sums over all of ``Q'`` as the equation is printed, so that features of the query's
             own partition also repel it, which keeps the features spread; ``"exclude_same_partition"`` (what the
             paper's figure 2 draws) leaves those out, and can collapse early in training.
-        structural_matching: whether the remote term is part of the loss.
+        structural_matching: whether the remote term is part of the loss. From the command line ``true`` or ``false``.
         position_threshold: local positives by the distance of their positions along the volume, below this share of its
             extent, instead of by partition (Zeng et al., "PCL", MICCAI 2021; their code takes 0.35 on ACDC). The remote
             term keeps partitions: positions of other sites' slices do not travel. None is the paper's loss.
         instance_weight: weight of a third term ``l(q, {k}, Q')`` whose one positive is the slice's own second view
-            (ours, MoCo's loss over the same bank; 0 is the paper's loss).
+            (ours; 0 is the paper's loss). It is MoCo's loss over the same bank but for one thing: the bank holds ``k``
+            already, and where ``Q'`` has drawn it, ``k`` repels as well, which MoCo's queue leaves out.
 
     Raises:
-        ValueError: on a temperature that is not positive, an unknown ``denominator``, a threshold outside 0..1 or a
-            negative weight.
+        ValueError: on a temperature that is not positive, an unknown ``denominator``, a ``structural_matching`` that is
+            neither true nor false, a threshold outside 0..1 or a negative weight.
     """
 
     def __init__(
         self,
         temperature: float = 0.1,
         denominator: Denominator = "literal",
-        structural_matching: bool = True,
+        structural_matching: bool | str = True,
         instance_weight: float = 0.0,
         position_threshold: float | None = None,
     ) -> None:
@@ -72,7 +74,7 @@ class FCLLoss(nn.Module):
             )
         self.temperature = float(temperature)
         self.denominator = denominator
-        self.structural_matching = structural_matching
+        self.structural_matching = as_switch(structural_matching, "structural_matching")
         self.instance_weight = float(instance_weight)
         self.position_threshold = position_threshold
 

@@ -28,7 +28,12 @@ class DictionaryAlignmentLoss(nn.Module):
 
     FedCA shares each site's features as a dictionary of negatives, and ties the sites' feature spaces by a public data
     set that one base network has embedded. There is none here: the common network of the round (``k`` from a momentum
-    encoder that stands still) embeds the site's own slices instead. That replacement is ours.
+    encoder of momentum 1, which becomes the average as a round begins and stands still in it) embeds the site's own
+    slices instead. That replacement is ours. A training at one site brings no average, and would align to the random
+    weights that it began with.
+
+    ``q`` is compared with what the bank holds, where ``k`` already is: if ``k`` is among the drawn features, it stands
+    in the denominator of ``contrast`` twice, as the positive and as one that repels.
 
     Args:
         temperature: divides the cosine similarities.

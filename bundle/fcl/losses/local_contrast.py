@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fcl.config import as_switch
 from fcl.losses.contrast import ContrastTerms, masked_lse, masked_mean, mean_over_positives
 
 
@@ -18,18 +19,19 @@ class LocalContrastLoss(nn.Module):
 
     Args:
         temperature: divides the cosine similarities.
-        across_volumes: with L^D, the same region in same-partition slices of other volumes attracts too.
+        across_volumes: with L^D, the same region in same-partition slices of other volumes attracts too. From the
+            command line ``true`` or ``false``.
 
     Raises:
-        ValueError: on a temperature that is not positive.
+        ValueError: on a temperature that is not positive, or an ``across_volumes`` that is neither true nor false.
     """
 
-    def __init__(self, temperature: float = 0.1, across_volumes: bool = False) -> None:
+    def __init__(self, temperature: float = 0.1, across_volumes: bool | str = False) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature!r}.")
         self.temperature = float(temperature)
-        self.across_volumes = across_volumes
+        self.across_volumes = as_switch(across_volumes, "across_volumes")
 
     def forward(self, regions_VBRD: Tensor, partition_B: Tensor, volume_B: Tensor) -> ContrastTerms:
         """Compare the regions.

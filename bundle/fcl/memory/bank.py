@@ -84,11 +84,6 @@ class FeatureBank:
     def remote_rows(self) -> int:
         return sum(len(partition) for _, partition, _ in self._remote.values())
 
-    @property
-    def remote_sites(self) -> dict[str, int]:
-        """Round in which each peer's features were made."""
-        return {site: made for site, (_, _, made) in self._remote.items()}
-
     def update(self, row_B: Tensor, features_BD: Tensor) -> None:
         """Overwrite the local rows ``row_B`` with unit-norm ``features_BD``."""
         self._features[row_B] = self._checked(features_BD)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fcl.config import as_switch
 from fcl.networks.unet import UNetEncoder
 
 
@@ -20,12 +21,18 @@ class ProjectionHead(nn.Sequential):
         hidden: width of the hidden layer.
         out_features: D, length of the features that the loss compares.
         batch_norm: normalise the pooled features and the hidden layer over the batch. Pooled features of an untrained
-            encoder
-            are nearly parallel (cosine above 0.9), and partitions alone hardly pull them apart: without it, training
-            starts slowly or collapses. The price: in training, a feature depends on which slices share its batch.
+            encoder are nearly parallel (cosine above 0.9), and partitions alone hardly pull them apart: without it,
+            training starts slowly or collapses. The price: in training, a feature depends on which slices share its
+            batch. From the command line ``true`` or ``false``.
+
+    Raises:
+        ValueError: on a ``batch_norm`` that is neither true nor false.
     """
 
-    def __init__(self, in_features: int, hidden: int = 256, out_features: int = 128, batch_norm: bool = False) -> None:
+    def __init__(
+        self, in_features: int, hidden: int = 256, out_features: int = 128, batch_norm: bool | str = False
+    ) -> None:
+        batch_norm = as_switch(batch_norm, "batch_norm")
         layers: list[nn.Module] = [nn.Linear(in_features, hidden, bias=not batch_norm)]
         if batch_norm:
             layers = [nn.BatchNorm1d(in_features), *layers, nn.BatchNorm1d(hidden)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fcl.config import as_switch
 from fcl.networks.heads import EncoderNetwork
 from fcl.networks.unet import UNetDecoder, UNetEncoder
 
@@ -21,22 +22,21 @@ class RestorationNetwork(EncoderNetwork):
     Args:
         encoder: gives feature maps, finest first.
         decoder: maps those to ``encoder.in_channels`` channels.
-        masked_maps: see above.
+        masked_maps: see above. From the command line ``true`` or ``false``.
 
     Raises:
-        ValueError: when the decoder has other output channels.
+        ValueError: when the decoder has other output channels, or on a ``masked_maps`` that is neither true nor false.
     """
 
-    def __init__(self, encoder: UNetEncoder, decoder: UNetDecoder, masked_maps: bool = False) -> None:
+    def __init__(self, encoder: UNetEncoder, decoder: UNetDecoder, masked_maps: bool | str = False) -> None:
         super().__init__(encoder)
         if decoder.logits.out_channels != encoder.in_channels:
             raise ValueError(
                 f"the decoder must restore {encoder.in_channels} channel(s), it has {decoder.logits.out_channels}."
             )
         self.decoder = decoder
-        self.tokens = nn.ParameterList(
-            [torch.zeros(1, width, *[1] * encoder.spatial_dims) for width in encoder.channels] if masked_maps else []
-        )
+        widths = encoder.channels if as_switch(masked_maps, "masked_maps") else ()
+        self.tokens = nn.ParameterList([torch.zeros(1, width, *[1] * encoder.spatial_dims) for width in widths])
 
     def maps(self, x: Tensor, hidden: Tensor) -> list[Tensor]:
         """Feature maps of every resolution, finest first; with ``masked_maps`` empty where ``hidden`` is true.

@@ -41,6 +41,13 @@ def test_fp16_only_on_cuda():
         autocast_dtype("cpu", "fp16")
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_fp16_only_where_a_scaler_guards_it(device):
+    with pytest.raises(ValueError, match='needs a gradient scaler, and this training has none: use "bf16"'):
+        autocast_dtype(device, "fp16", scaled=False)
+    assert autocast_dtype(device, "bf16", scaled=False) is torch.bfloat16
+
+
 def test_unknown_request_is_refused():
     with pytest.raises(ValueError, match="got 'half'"):
         autocast_dtype("cpu", "half")

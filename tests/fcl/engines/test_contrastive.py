@@ -204,7 +204,17 @@ def test_a_method_that_lacks_its_networks_is_refused(cache, method, make, messag
         trainer_of(cache, method, make())
 
 
-@pytest.mark.parametrize(("views", "original"), [(1, False), (0, True)])
+@pytest.mark.parametrize(("word", "expected"), [("true", True), ("False", False)])
+def test_the_slice_as_it_is_becomes_a_view_by_a_word_too(word, expected):
+    assert ViewContrast(GlobalContrastLoss(), 2, word).with_original is expected
+
+
+def test_a_word_that_is_neither_true_nor_false_is_refused():
+    with pytest.raises(ValueError, match="with_original must be true or false, got 'no'"):
+        ViewContrast(GlobalContrastLoss(), 2, "no")
+
+
+@pytest.mark.parametrize(("views", "original"), [(1, False), (0, True), (1, "false")])
 def test_one_view_alone_is_refused(views, original):
     with pytest.raises(ValueError, match="two views or more"):
         ViewContrast(GlobalContrastLoss(), views, original)

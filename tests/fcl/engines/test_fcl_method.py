@@ -140,11 +140,42 @@ def test_a_round_starts_from_the_global_weights_and_refreshes_the_bank(cache):
     assert len(participant.publish("prototypes")) == 4
 
 
-def test_momentum_network_may_stay_local(cache):
+def test_momentum_network_may_stay_local_once_it_has_been_the_average(cache):
     participant = build(cache, momentum_sync="local")
-    before = copies(participant.trainer.momentum_network)
-    participant.begin_round(0, 2, {name: value + 0.5 for name, value in participant.weights().items()})
-    assert same(before, copies(participant.trainer.momentum_network))
+    trainer = participant.trainer
+    for number in (2, 3):  # it joins late, and does not train in the first round that it is asked to begin
+        participant.begin_round(number, 6, {name: value + 0.5 for name, value in participant.weights().items()})
+        assert same(copies(trainer.network), copies(trainer.momentum_network))
+    participant.train(never)
+    before = copies(trainer.momentum_network)
+    restored = build(cache, momentum_sync="local")
+    restored.load_state_dict(participant.state_dict())
+    for each in (participant, restored):
+        each.begin_round(4, 6, {name: value + 0.5 for name, value in each.weights().items()})
+        assert same(before, copies(each.trainer.momentum_network))
+
+
+def test_a_querys_own_key_is_in_the_bank_when_the_rest_is_drawn(cache):
+    trainer = build(cache, steps=1).trainer
+    method, given = trainer.method, []
+    method.drawn_features = None
+    method.loss_function.register_forward_pre_hook(lambda loss, arguments: given.append(arguments))
+    trainer.run()
+    k_BD, drawn_KD = given[0][1], given[0][7]
+    assert (k_BD @ drawn_KD.T).max(dim=1).values == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_restart_goes_on_with_the_random_numbers_of_the_gpu_too(cache, monkeypatch):
+    hosted = build(cache)
+    hosted.trainer.state.device = torch.device("cuda")
+    numbers = {hosted.trainer.state.device: torch.arange(4, dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: numbers[device].clone())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: numbers.update({device: state}))
+    participant = PretrainParticipant(hosted.trainer, hosted.schedule, hosted.monitor)
+    saved = participant.state_dict()
+    numbers[hosted.trainer.state.device] = torch.zeros(4, dtype=torch.uint8)
+    participant.load_state_dict(saved)
+    assert numbers[hosted.trainer.state.device].tolist() == [0, 1, 2, 3]
 
 
 def test_received_features_are_drawn_and_change_the_result(cache):

@@ -36,7 +36,7 @@ def test_the_teacher_is_a_moving_average_of_the_network(segmenting, cache) -> No
         follow(current)
 
     variant._follow = follow_and_note
-    run_round(participant, 0)
+    participant.trainer.run()
     assert variant.teacher is not None
     assert not variant.teacher.training
     for name, value in variant.teacher.state_dict().items():
@@ -51,6 +51,7 @@ def test_in_a_federation_the_average_is_the_teacher_of_a_round(segmenting, cache
         weights = {name: value + 0.01 for name, value in participant.weights().items()}
         participant.begin_round(number, 2, weights)
         begin, labels = variant.begin_epoch, []
+        average = {k: v.clone() for k, v in participant.trainer.network.state_dict().items()}
 
         def begin_and_note(engine, begin=begin, labels=labels) -> None:
             begin(engine)
@@ -62,6 +63,8 @@ def test_in_a_federation_the_average_is_the_teacher_of_a_round(segmenting, cache
         variant.begin_epoch = begin_and_note
         participant.train(lambda: False)
         variant.begin_epoch = begin
+        assert same(variant.teacher.state_dict(), average)  # it stands still, and the next round makes its own
+        assert variant.state_dict()["teacher"] == {}
         made, network, state = labels[0]
         network.load_state_dict(state)
         expected = pseudo_labels(network, variant.slices.dataset, participant.trainer, largest_component=True)
@@ -136,7 +139,8 @@ def test_resumed_run_continues_bit_for_bit(check_resume, cache, done: int) -> No
 
 def test_state_that_is_restored_and_saved_again_before_an_epoch_is_whole(segmenting, cache) -> None:
     variant = MeanTeacher(slices(cache), start=0, ramp=0)
-    run_round(segmenting(variant), 0)
+    segmenting(variant).trainer.run()
+    assert variant.state_dict()["teacher"]
     other = MeanTeacher(slices(cache), start=0, ramp=0)
     other.load_state_dict(variant.state_dict())
     assert same(other.state_dict()["teacher"], variant.state_dict()["teacher"])

@@ -154,13 +154,18 @@ def test_stop_ends_the_round_early(cache: SliceCache) -> None:
     assert participant.trainer.state.iteration == 2 * STEPS
 
 
-@pytest.mark.parametrize(("keep", "steps"), [(True, 2 * STEPS), (False, STEPS)])
-def test_optimizer_lives_on_unless_told_otherwise(cache: SliceCache, keep: bool, steps: int) -> None:
+@pytest.mark.parametrize(("keep", "steps"), [(True, 2 * STEPS), (False, STEPS), ("False", STEPS)])
+def test_optimizer_lives_on_unless_told_otherwise(cache: SliceCache, keep: bool | str, steps: int) -> None:
     participant = make_participant(cache, keep_optimizer=keep)
     for number in range(2):
         run_round(participant, number, 2)
     state = next(iter(participant.trainer.optimizer.state.values()))
     assert int(state["step"]) == steps
+
+
+def test_a_word_that_is_neither_true_nor_false_is_refused(cache: SliceCache) -> None:
+    with pytest.raises(ValueError, match="keep_optimizer must be true or false, got 'no'"):
+        make_participant(cache, keep_optimizer="no")
 
 
 def test_local_statistics_neither_leave_nor_change(cache: SliceCache) -> None:

@@ -66,6 +66,32 @@ def test_a_site_that_missed_the_first_labels_makes_them_at_once(segmenting, cach
     assert variant.labels is not None
 
 
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (range(1, 17), [6, 11, 16]),
+        ([6, 8, 9, 10, 12, 14, 15, 16, 18], [6, 12, 18]),  # a site that rests in some rounds
+        ([8, 9, 12, 13, 14, 20, 21], [8, 13, 20]),  # one that joins late, and rests for long
+    ],
+)
+def test_labels_are_renewed_when_the_interval_is_over_whichever_rounds_a_site_takes_part_in(
+    segmenting, cache, monkeypatch, epochs, expected
+) -> None:
+    renewed = []
+    monkeypatch.setattr(
+        "fcl.engines.self_training.pseudo_labels",
+        lambda network, dataset, engine: renewed.append(engine.state.epoch) or torch.zeros(1, dtype=torch.uint8),
+    )
+    engine, variant = segmenting().trainer, SelfTraining(slices(cache), start=5, interval=5)
+    for epoch in epochs:
+        engine.state.epoch = epoch
+        variant.begin_epoch(engine)
+        restored = SelfTraining(slices(cache), start=5, interval=5)
+        restored.load_state_dict(variant.state_dict())
+        variant = restored
+    assert renewed == expected
+
+
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_resumed_run_continues_bit_for_bit(check_resume, cache, done: int) -> None:
     check_resume(lambda: SelfTraining(slices(cache), start=1, interval=2), done)

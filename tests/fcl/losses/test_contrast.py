@@ -110,12 +110,19 @@ def test_half_precision_features_are_compared_in_float32(dtype):
     assert half.item() == pytest.approx(exact.item(), rel=0.05)
 
 
+def test_across_volumes_is_chosen_by_a_word_too():
+    assert GlobalContrastLoss(across_volumes="false").across_volumes is False
+    assert GlobalContrastLoss(negatives="other_partitions", across_volumes="true").across_volumes is True
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         ({"negatives": "all"}, "negatives must be"),
         ({"across_volumes": True}, "cannot be negatives too"),
+        ({"across_volumes": "true"}, "cannot be negatives too"),
+        ({"across_volumes": "no"}, "across_volumes must be true or false, got 'no'"),
     ],
 )
 def test_refuses_bad_settings(arguments, message):

@@ -153,12 +153,19 @@ def test_loss_falls_when_queries_learn():
     assert values[-1] < 0.7 * values[0]
 
 
+@pytest.mark.parametrize("word", ["true", "False"])
+def test_the_remote_term_is_chosen_by_a_word_too(word):
+    remote = FCLLoss(structural_matching=word)(**random_case()).remote.item()
+    assert (remote > 0.0) is (word == "true")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"denominator": "all"}, "denominator must be"),
         ({"instance_weight": -1.0}, "instance_weight"),
+        ({"structural_matching": "no"}, "structural_matching must be true or false, got 'no'"),
     ],
 )
 def test_refuses_bad_settings(arguments, message):

@@ -62,6 +62,18 @@ def test_a_single_region_has_no_negatives_and_no_gradient():
     assert torch.equal(features.grad, torch.zeros_like(features))
 
 
-def test_refuses_a_bad_temperature():
-    with pytest.raises(ValueError, match="temperature must be positive"):
-        LocalContrastLoss(0.0)
+def test_across_volumes_is_chosen_by_a_word_too():
+    assert LocalContrastLoss(across_volumes="False").across_volumes is False
+    assert LocalContrastLoss(across_volumes="true").across_volumes is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"across_volumes": "no"}, "across_volumes must be true or false, got 'no'"),
+    ],
+)
+def test_refuses_bad_settings(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LocalContrastLoss(**arguments)

@@ -59,3 +59,4 @@ def test_batch_norm_in_the_head_is_a_choice():
     head = ProjectionHead(8, hidden=16, out_features=4, batch_norm=True)
     assert [type(layer) for layer in head][:3] == [nn.BatchNorm1d, nn.Linear, nn.BatchNorm1d]
     assert head(torch.rand(3, 8)).shape == (3, 4)
+    assert len(ProjectionHead(8, batch_norm="false")) == len(ProjectionHead(8))

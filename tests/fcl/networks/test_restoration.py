@@ -29,3 +29,10 @@ def test_hidden_patches_hold_the_token_at_every_resolution(size, strides, coarse
         where = torch.nn.functional.interpolate(patches.float(), size=features.shape[2:], mode="nearest").bool()
         assert torch.equal(features == 5.0 + number, where.expand_as(features))
     assert network.restore(torch.rand(2, 1, *size), hidden).shape == (2, 1, *size)
+
+
+def test_masked_maps_are_switched_by_words_too():
+    def tokens(masked_maps: str) -> int:
+        return len(RestorationNetwork(UNetEncoder(2, 1, CHANNELS), UNetDecoder(2, 1, CHANNELS), masked_maps).tokens)
+
+    assert (tokens("false"), tokens("true")) == (0, len(CHANNELS))
