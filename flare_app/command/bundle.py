@@ -23,7 +23,9 @@ def add_parser(commands: Any) -> None:
     exported = tasks.add_parser("export", help="the network of inference.json for other programs")
     exported.add_argument("--format", choices=_FORMATS, required=True)
     exported.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends with .ts or .onnx")
-    exported.add_argument("--ckpt", type=Path, metavar="FILE", help="model.pt of a fine-tuning (the one shipped)")
+    exported.add_argument(
+        "--ckpt", type=Path, metavar="FILE", help="model.pt of a fine-tuning, or a federation's (that shipped)"
+    )
     exported.set_defaults(run=_export, json=False)
     shipped = tasks.add_parser("weights", help="make a fine-tuning's weights those that the bundle ships")
     shipped.add_argument("source", type=Path, metavar="FILE", help="model.pt or model_last.pt of a fine-tuning")
@@ -47,8 +49,17 @@ def _weights(arguments: Namespace) -> int:
     import fcl
     from fcl.exporting.shipped import write_shipped
 
-    target = arguments.out or fcl.bundle_root() / "models" / "model.pt"
-    return _tell(lambda: write_shipped(arguments.source, target))
+    root = fcl.bundle_root()
+    target = arguments.out or root / "models" / "model.pt"
+    code = _tell(lambda: write_shipped(arguments.source, target))
+    if arguments.out is None:
+        pages = f"{root / 'configs' / 'metadata.json'} and {root / 'docs' / 'README.md'}"
+        print(
+            f"{pages} still describe the earlier weights: set eval_metrics, network_data_format (spatial_shape, "
+            "num_channels, channel_def), task, label_classes, pred_classes and data_source to what holds for these; "
+            f"size and structures: fcl card {target}"
+        )
+    return code
 
 
 def _tell(make: Callable[[], Path]) -> int:

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+import pydicom
 from pydicom.uid import generate_uid
 
 from fcl.data import VolumeRecord
 from fcl.data.folder import require_folder
-from fcl.data.problems import DataProblems
+from fcl.data.problems import DataProblems, Problem
 from fcl.data.progress import track
 from fcl.importing import Choice, scan
+from fcl.importing.instances import lenient
 from fcl.importing.selection import survey
 from fcl.importing.stacks import Stack
 from fcl.importing.voxels import read_voxels, write_volume
+from fcl.importing.wording import Wording
+
+logger = logging.getLogger(__name__)
+
+# What a segmentation must repeat of its images.
+_NEEDED = ("FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_WORDING = Wording(
+    min_slices="--records::min_slices",
+    description="--records::series_description",
+    tolerance="--records::tolerance_mm",
+    or_leave_out="",
+    choose="choose with --records::series_description or --records::min_slices; slices that the scanner wrote as "
+    "series of their own must be made NIfTI volumes first (fcl data import dicom --static --join-series), which "
+    "inference.json takes without dicom.json",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +58,8 @@ class DicomRecords(Sequence[VolumeRecord]):
     """Every stack of slices below a folder, one volume for each phase, unlabelled.
 
     The volumes lie in a temporary folder, which only this user may read and which goes with the process. Names of
-    volumes tell the series' numbers, never the patient.
+    volumes tell the series' numbers, never the patient. A series that cannot be used, or to which no segmentation
+    could refer, is left out with a warning.
 
     Args:
         dataset_dir: folder of DICOM files, in any order and under any name; only read.
@@ -48,7 +68,7 @@ class DicomRecords(Sequence[VolumeRecord]):
         tolerance_mm: how far a slice may lie from where equal spacing puts it.
 
     Raises:
-        DataProblems: everything that is wrong with the folder.
+        DataProblems: everything that is wrong with the folder, when it leaves no volume.
     """
 
     def __init__(
@@ -59,17 +79,24 @@ class DicomRecords(Sequence[VolumeRecord]):
         tolerance_mm: float = 0.1,
     ) -> None:
         folder = require_folder(dataset_dir)
-        choice = Choice(min_slices, series_description, static=True, tolerance_mm=tolerance_mm)
+        choice = Choice(min_slices, series_description, static=True, tolerance_mm=tolerance_mm, wording=_WORDING)
         found = survey(scan(folder), choice, str(folder))
-        if found.problems:
-            raise DataProblems(found.problems)
+        problems = list(found.problems)
         self._folder = tempfile.TemporaryDirectory(prefix="fcl_dicom_")
         self._sources: dict[str, Source] = {}
         self._records: list[VolumeRecord] = []
         for number, stack in enumerate(track(found.stacks, "reading images", "series", True, total=len(found.stacks))):
-            self._add(stack, number)
+            try:
+                self._add(stack, number)
+            except DataProblems as error:
+                problems += error.problems
+        if not self._records:
+            raise DataProblems(problems)
+        for problem in problems:
+            logger.warning("left out, everything else is segmented: %s", problem)
 
     def _add(self, stack: Stack, number: int) -> None:
+        _require_references(stack)
         first = stack.grid[0][0]
         name = f"{number + 1:03d}_series{first.series_number or 0}"
         file = Path(self._folder.name) / f"{name}.nii.gz"
@@ -98,3 +125,15 @@ class DicomRecords(Sequence[VolumeRecord]):
 
     def __iter__(self) -> Iterator[VolumeRecord]:
         return iter(self._records)
+
+
+def _require_references(stack: Stack) -> None:
+    missing = set()
+    with lenient():
+        for image in itertools.chain.from_iterable(stack.grid):
+            header = pydicom.dcmread(image.file, stop_before_pixels=True, specific_tags=list(_NEEDED))
+            missing |= {tag for tag in _NEEDED if not header.get(tag)}
+    if missing:
+        what = f"lacks {', '.join(sorted(missing))}, without which nothing can refer to it in DICOM"
+        fix = "export it again with these tags, or import it to NIfTI (fcl data import dicom) for label maps alone"
+        raise DataProblems([Problem(stack.name, what, fix)])

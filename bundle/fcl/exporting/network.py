@@ -1,18 +1,27 @@
 """The trained network in formats that need neither this package nor MONAI: TorchScript and ONNX.
 
-Both go through MONAI's own exports, with the architecture that the weights' card tells. Preprocessing is not part of
-the network: what it expects stands in ``configs/metadata.json`` under ``network_data_format``.
+Both go through MONAI's own converters, with the architecture that the weights' card tells. Preprocessing is not part of
+the network: what it expects stands in the exported file itself, as ``card.json``, and as the transforms of
+``inference.json``; sizes and channels stand in ``metadata.json`` under ``network_data_format``. All three describe the
+weights that were exported. TorchScript holds them as extra files, ONNX as ``metadata_props``.
 """
 
 from __future__ import annotations
 
+import json
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from monai.bundle import ConfigParser, ckpt_export, onnx_export
+import torch
+from monai.networks.utils import convert_to_onnx, convert_to_torchscript
+from torch import nn
 
 import fcl
-from fcl.networks import read_weights
+from fcl.networks import load_weights, read_card
+
+from .description import configuration_of, image_shape, metadata_of
 
 FORMATS = {"torchscript": ".ts", "onnx": ".onnx"}
 
@@ -24,43 +33,55 @@ def export_network(kind: str, out: Path, weights: Path | None = None) -> Path:
         kind: ``"torchscript"`` or ``"onnx"``.
         out: file; its ending is that of the format. ONNX takes images of the size that the card tells, batches of any
             number; TorchScript takes all.
-        weights: ``model.pt`` of a fine-tuning; by default the one that the bundle ships.
+        weights: ``model.pt`` of a fine-tuning, ``last.pt`` or ``best.pt`` of a federation that fine-tuned; by default
+            the one that the bundle ships.
 
     Returns:
         ``out``.
 
     Raises:
-        ValueError: when format and ending do not agree.
+        ValueError: when format and ending do not agree, or a package that the format needs is not installed.
         FileNotFoundError, fcl.networks.CheckpointError: when the weights cannot be used.
     """
     if FORMATS.get(kind) != out.suffix:
         known = ", ".join(f"{name} with {suffix}" for name, suffix in FORMATS.items())
         raise ValueError(f"{kind} in a file that ends with {out.suffix!r}: the formats are {known}")
-    root = fcl.bundle_root()
-    weights = weights or root / "models" / "model.pt"
-    read_weights(weights)  # MONAI would wrap what is wrong with the file in messages about the config
+    onnx = _onnx() if kind == "onnx" else None
+    weights = weights or fcl.bundle_root() / "models" / "model.pt"
+    card, configuration = read_card(weights), configuration_of(weights)
+    network = configuration.get_parsed_content("network_def")
+    load_weights(network, weights)
+    told = {"metadata": metadata_of(configuration, card), "inference": configuration.get(), "card": card}
+    texts = {f"{name}.json": json.dumps(content) for name, content in told.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    common: dict[str, Any] = {
-        "net_id": "network_def",
-        "filepath": str(out),
-        "ckpt_file": str(weights),
-        "meta_file": str(root / "configs" / "metadata.json"),
-        "config_file": str(root / "configs" / "inference.json"),
-        "ckpt": str(weights),
-    }
-    if kind == "torchscript":
-        ckpt_export(**common)
+    if onnx is None:
+        convert_to_torchscript(network, str(out), {name: text.encode() for name, text in texts.items()})
         return out
-    names = {"input_names": ["image"], "output_names": ["pred"]}
-    any_batch = {"dynamic_axes": {name: {0: "batch"} for name in ("image", "pred")}}
-    onnx_export(**common, input_shape=_shape(weights), converter_kwargs={**names, **any_batch})
+    converted = _to_onnx(network, image_shape(configuration))
+    onnx.helper.set_model_props(converted, texts)
+    onnx.save(converted, str(out))
     return out
 
 
-def _shape(weights: Path) -> list[int]:
-    """Of a batch of two, since an exporter takes one for a constant."""
-    parser = ConfigParser()
-    parser.read_config(str(fcl.bundle_root() / "configs" / "inference.json"))
-    parser["ckpt"] = str(weights)
-    size, depth, dims = map(parser.get_parsed_content, ("spatial_size", "slab_depth", "spatial_dims"))
-    return [2, 1, *size, *([depth] if dims == 3 else [])]
+def _onnx() -> Any:
+    try:
+        import_module("onnxscript")  # torch.onnx asks for it half-way
+        return import_module("onnx")
+    except ImportError as error:
+        raise ValueError(
+            "ONNX needs the packages onnx and onnxscript, which are not installed here: pip install 'fcl[onnx]'"
+        ) from error
+
+
+def _to_onnx(network: nn.Module, shape: list[int]) -> Any:
+    names = ("image", "pred")
+    with TemporaryDirectory() as folder:  # the converter writes the weights beside its file, and leaves them there
+        return convert_to_onnx(
+            network,
+            [torch.rand(2, 1, *shape)],  # two, since the exporter takes a batch of one for a constant
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_axes={name: {0: "batch"} for name in names},
+            filename=f"{folder}/network.onnx",
+            use_trace=False,
+        )

@@ -22,7 +22,6 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 import fcl
-from fcl.data.problems import DataProblems, Problem
 from fcl.importing.instances import lenient
 
 from .dicom_source import DicomRecords, Source
@@ -31,7 +30,6 @@ from .segments import Codes, Segment, segments_of
 logger = logging.getLogger(__name__)
 logging.getLogger("highdicom").setLevel(logging.WARNING)  # else it logs the images' UIDs
 
-_NEEDED = ("FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 # May be empty but not absent; archives of research data lack some.
 _MAY_BE_EMPTY = (
     "PatientID",
@@ -61,12 +59,11 @@ def write_segmentation(
         made_by: which weights, for the header.
 
     Raises:
-        DataProblems: when the images lack what a segmentation must repeat.
         ValueError: when label map and images differ in shape.
     """
     with lenient():
         images = [pydicom.dcmread(file, stop_before_pixels=True) for file in source.images]
-        _check(images, source, label_map)
+        _check_shape(images, label_map)
         _complete(images[0])
         _share_frame_of_reference(images, tell=source.phase == 0)
         number_of = np.zeros(256, np.uint8)
@@ -96,14 +93,10 @@ def write_segmentation(
         made.save_as(path)
 
 
-def _check(images: Sequence[pydicom.Dataset], source: Source, label_map: np.ndarray) -> None:
+def _check_shape(images: Sequence[pydicom.Dataset], label_map: np.ndarray) -> None:
     shape = (int(images[0].Columns), int(images[0].Rows), len(images))
     if label_map.shape != shape:
         raise ValueError(f"the images have shape {shape}, the label map made for them {label_map.shape}")
-    missing = sorted({tag for tag in _NEEDED for image in images if not image.get(tag)})
-    if missing:
-        what = f"lacks {', '.join(missing)}, without which nothing can refer to it in DICOM"
-        raise DataProblems([Problem(str(source.images[0].parent), what, "export the series again, with these tags")])
 
 
 def _complete(image: pydicom.Dataset) -> None:

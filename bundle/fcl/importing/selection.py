@@ -10,6 +10,7 @@ from fcl.data.problems import DataProblems, Problem
 
 from .instances import Instance, Scan
 from .stacks import Stack, arrange, by_position, orientations
+from .wording import OF_THE_IMPORT, Wording
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Choice:
         join_series: some scanners write each slice of a cine stack as a series of its own; join those of one study with
             the same description, orientation, size and spacing.
         tolerance_mm: see :func:`fcl.importing.stacks.arrange`.
+        wording: how messages name these settings.
     """
 
     min_slices: int = 4
@@ -30,16 +32,19 @@ class Choice:
     static: bool = False
     join_series: bool = False
     tolerance_mm: float = 0.1
+    wording: Wording = OF_THE_IMPORT
 
     def __post_init__(self) -> None:
         if self.min_slices < 1:
-            raise ValueError(f"--min-slices must be at least 1, got {self.min_slices}")
+            raise ValueError(f"{self.wording.min_slices} must be at least 1, got {self.min_slices}")
         if not self.tolerance_mm > 0:
-            raise ValueError(f"--spacing-tolerance must be above 0 mm, got {self.tolerance_mm}")
+            raise ValueError(f"{self.wording.tolerance} must be above 0 mm, got {self.tolerance_mm}")
         try:
             re.compile(self.description or "")
         except re.error as error:
-            raise ValueError(f"--series-description {self.description!r} is no regular expression: {error}") from error
+            raise ValueError(
+                f"{self.wording.description} {self.description!r} is no regular expression: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def survey(scan: Scan, choice: Choice, root: str) -> Survey:
         if row.why:
             continue
         try:
-            result.stacks.append(arrange(row.name, images, choice.tolerance_mm))
+            result.stacks.append(arrange(row.name, images, choice.tolerance_mm, choice.wording))
         except DataProblems as error:
             result.problems += error.problems
     if not scan.instances:
@@ -96,9 +101,8 @@ def survey(scan: Scan, choice: Choice, root: str) -> Survey:
         result.problems.append(Problem(root, f"holds no image that can be used ({counts})", fix))
     elif not result.taken:
         reasons = sorted({row.why for row in result.rows})
-        fix = "choose with --series-description, --min-slices, --static or --join-series"
         what = f"has {len(result.rows)} series, none of them taken: {'; '.join(reasons)}"
-        result.problems.append(Problem(root, what, fix))
+        result.problems.append(Problem(root, what, choice.wording.choose))
     return result
 
 

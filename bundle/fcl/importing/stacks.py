@@ -17,6 +17,7 @@ import numpy as np
 from fcl.data.problems import DataProblems, Problem
 
 from .instances import Instance
+from .wording import OF_THE_IMPORT, Wording
 
 # Positions that differ by less are one slice: scanners round coordinates to a thousandth of a millimetre or better.
 SAME_PLACE_MM = 0.05
@@ -91,22 +92,23 @@ def by_position(instances: Sequence[Instance]) -> list[list[Instance]]:
     return groups
 
 
-def arrange(name: str, instances: Sequence[Instance], tolerance_mm: float) -> Stack:
+def arrange(name: str, instances: Sequence[Instance], tolerance_mm: float, wording: Wording = OF_THE_IMPORT) -> Stack:
     """A stack out of the images of one series.
 
     Args:
         name: of the series, for messages.
         instances: its images, in any order.
         tolerance_mm: how far a slice may lie from where equal spacing puts it.
+        wording: how messages name the caller's settings.
 
     Raises:
         DataProblems: everything that keeps them from being one stack: mixed patients, sizes or orientations; missing,
             overlapping or duplicate slices; unequal spacing; phases missing at some slice.
     """
-    found = list(_mixtures(instances))
+    found = list(_mixtures(instances, wording))
     if not found:
         slices = by_position(instances)
-        found += [*_place_faults(slices, tolerance_mm), *_phase_faults(slices)]
+        found += [*_place_faults(slices, tolerance_mm, wording), *_phase_faults(slices)]
     if found:
         raise DataProblems([Problem(name, what, fix) for what, fix in found])
     key_name, key = _phase_key(slices)
@@ -114,14 +116,14 @@ def arrange(name: str, instances: Sequence[Instance], tolerance_mm: float) -> St
     return Stack(name, grid, _affine([images[0] for images in grid]), key_name, _phase_step(grid))
 
 
-def _mixtures(instances: Sequence[Instance]) -> list[tuple[str, str]]:
+def _mixtures(instances: Sequence[Instance], wording: Wording) -> list[tuple[str, str]]:
     kinds: dict[str, Collection[Any]] = {
         "patients": {instance.patient for instance in instances},
         "image sizes": {instance.size for instance in instances},
         "pixel spacings": {tuple(np.round(instance.spacing, 4)) for instance in instances},
         "orientations": orientations(instances),
     }
-    fix = "export the series again, each acquisition as a series of its own, or leave it out with --skip-problems"
+    fix = f"export the series again, each acquisition as a series of its own{wording.or_leave_out}"
     found = [(f"mixes {len(values)} {kind}", fix) for kind, values in kinds.items() if len(values) > 1]
     copies = sum(count - 1 for count in Counter(instance.uid for instance in instances).values())
     if copies and all(instance.uid for instance in instances):
@@ -129,7 +131,7 @@ def _mixtures(instances: Sequence[Instance]) -> list[tuple[str, str]]:
     return found
 
 
-def _place_faults(slices: Sequence[Sequence[Instance]], tolerance_mm: float) -> list[tuple[str, str]]:
+def _place_faults(slices: Sequence[Sequence[Instance]], tolerance_mm: float, wording: Wording) -> list[tuple[str, str]]:
     if len(slices) < 2:
         return []
     positions = np.array([images[0].position for images in slices])
@@ -155,7 +157,7 @@ def _place_faults(slices: Sequence[Sequence[Instance]], tolerance_mm: float) -> 
         what = (
             f"has unequal spacing, distances {gaps.min():.2f} to {gaps.max():.2f} mm, up to {off:.2f} mm out of place"
         )
-        found.append((what, f"resample it, or raise --spacing-tolerance above {off:.2f} if that is acceptable"))
+        found.append((what, f"resample it, or raise {wording.tolerance} above {off:.2f} if that is acceptable"))
     elif (slant := float(np.linalg.norm(np.cross(positions[-1] - positions[0], normal)))) > max(1.0, tolerance_mm):
         what = f"is sheared: its last slice is shifted by {slant:.1f} mm within the plane"
         found.append((what, "resample it to a stack whose slices lie above one another"))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,25 @@ def write_stack(folder: Path, orientation: Sequence[float], phases: int = 1, **t
                     **tags,
                 },
             )
+
+
+def out_of_place(folder: Path) -> None:
+    """A stack with one slice a millimetre from where it belongs."""
+    write_stack(folder, ORIENTATIONS[0])
+    first = next(file for file in folder.iterdir() if pydicom.dcmread(file).InstanceNumber == 1)
+    image = pydicom.dcmread(first)
+    image.ImagePositionPatient[2] -= 1
+    image.save_as(first)
+
+
+def single_image(folder: Path) -> None:
+    write_image(folder / "a")
+
+
+def mixed_sizes(folder: Path) -> None:
+    write_stack(folder, ORIENTATIONS[0])
+    half = {"Rows": ROWS // 2, "PixelData": bytes(ROWS * COLUMNS)}
+    write_image(folder / "more", ImageOrientationPatient=list(ORIENTATIONS[0]), **half)
 
 
 def lop_sided(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -183,12 +204,77 @@ def test_phases_of_a_cine_are_one_series(tmp_path: Path) -> None:
     assert not referred[0] & referred[1]
 
 
-def test_images_without_frame_of_reference_are_named(tmp_path: Path) -> None:
-    write_stack(tmp_path / "scan", ORIENTATIONS[0], FrameOfReferenceUID=None)
-    records = DicomRecords(tmp_path / "scan")
+def test_series_without_frame_of_reference_is_left_out_beforehand(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_stack(tmp_path / "scan" / "a", ORIENTATIONS[0], FrameOfReferenceUID=None)
     with pytest.raises(DataProblems, match="lacks FrameOfReferenceUID"):
-        write(tmp_path / "out", records, records[0].volume, np.zeros((COLUMNS, ROWS, DEPTH), np.uint8))
-    assert not (tmp_path / "out").exists()
+        DicomRecords(tmp_path / "scan")
+    write_stack(tmp_path / "scan" / "b", ORIENTATIONS[0], SeriesInstanceUID="1.2.3.5", SeriesNumber=8)
+    (record,) = DicomRecords(tmp_path / "scan")
+    assert record.volume.endswith("_series8")
+    assert "lacks FrameOfReferenceUID" in caplog.text
+    assert f"{tmp_path / 'scan' / 'a'} (series 7, 5 images)" in caplog.text
+
+
+def test_bad_series_is_left_out_and_named_with_the_rest_segmented(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed_sizes(tmp_path / "scan" / "a")
+    write_stack(tmp_path / "scan" / "b", ORIENTATIONS[0], SeriesInstanceUID="1.2.3.5", SeriesNumber=8)
+    write_stack(tmp_path / "scan" / "c", ORIENTATIONS[0], SeriesInstanceUID="1.2.3.6", SeriesNumber=9, PixelData=b"..")
+    (record,) = DicomRecords(tmp_path / "scan")
+    assert record.volume.endswith("_series8")
+    assert "(series 7, 6 images): mixes 2 image sizes" in caplog.text
+    assert "(series 9, 5 images): has 5 images whose pixels cannot be read" in caplog.text
+    assert "MRN-77" not in caplog.text
+
+
+def test_folder_without_any_good_series_is_told_with_all_its_problems(tmp_path: Path) -> None:
+    mixed_sizes(tmp_path / "scan" / "a")
+    write_stack(tmp_path / "scan" / "b", ORIENTATIONS[0], SeriesInstanceUID="1.2.3.5", FrameOfReferenceUID=None)
+    with pytest.raises(DataProblems) as caught:
+        DicomRecords(tmp_path / "scan")
+    assert [problem.what.split()[0] for problem in caught.value.problems] == ["mixes", "lacks"]
+
+
+@pytest.mark.parametrize("spoilt", [out_of_place, single_image, mixed_sizes])
+def test_ways_out_are_open_to_inference(spoilt: Callable[[Path], None], tmp_path: Path) -> None:
+    """An option ``--records::x`` sets the argument x; others are of the import command, and told as such."""
+    spoilt(tmp_path / "scan")
+    with pytest.raises(DataProblems) as caught:
+        DicomRecords(tmp_path / "scan")
+    told = re.sub(r"\(fcl data import [^)]*\)", "", str(caught.value))
+    options = {option.removeprefix("records::") for option in re.findall(r"--([\w:-]+)", told)}
+    assert options <= set(inspect.signature(DicomRecords).parameters)
+
+
+def test_split_series_are_sent_to_the_import(tmp_path: Path) -> None:
+    for z in range(DEPTH):
+        write_image(tmp_path / "scan" / f"{z}", z, SeriesInstanceUID=f"1.2.3.{z + 4}")
+    with pytest.raises(DataProblems, match=r"NIfTI volumes first \(fcl data import dicom --static --join-series\)"):
+        DicomRecords(tmp_path / "scan")
+
+
+def test_tolerance_that_a_way_out_names_helps(tmp_path: Path) -> None:
+    out_of_place(tmp_path / "scan")
+    with pytest.raises(DataProblems, match="raise --records::tolerance_mm above"):
+        DicomRecords(tmp_path / "scan")
+    assert len(DicomRecords(tmp_path / "scan", tolerance_mm=2.0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"min_slices": 0}, "--records::min_slices must be at least 1"),
+        ({"tolerance_mm": 0}, "--records::tolerance_mm must be above 0"),
+        ({"series_description": "("}, "--records::series_description '\\(' is no regular expression"),
+    ],
+)
+def test_wrong_setting_is_named_as_inference_names_it(wrong: dict[str, Any], told: str, tmp_path: Path) -> None:
+    write_image(tmp_path / "scan" / "a")
+    with pytest.raises(ValueError, match=told):
+        DicomRecords(tmp_path / "scan", **wrong)
 
 
 def test_label_map_of_another_shape_is_refused(tmp_path: Path) -> None:
