@@ -11,6 +11,9 @@ from torch import Tensor
 # Steps of the two parts of a sum, and what one term may be so that 2048 of them fit into 63 bits.
 _COARSE, _FINE, _LARGEST_TERM = 2.0**12, 2.0**52, 2.0**40
 
+# Slices that no hospital has; as a weight in the average such a number would leave nothing of the others.
+_MOST_SLICES = 2**31
+
 _SHOWN = 3  # names that a message lists before it says how many more there are
 
 
@@ -54,19 +57,33 @@ def update_problem(
         return f"its tensors do not fit the global weights: {difference}"
     norm = l2_norm(update)
     if not math.isfinite(norm):  # as it is when one value is not
-        broken = sorted(name for name, tensor in update.items() if not torch.isfinite(tensor).all())
+        broken = not_finite(update)
         if broken:
-            return f"NaN or infinite values in {_some(broken)}"
-    if max_norm is not None and norm > max_norm:
+            return broken
+    if max_norm is not None and not norm <= max_norm:  # nor is it when the limit is NaN
         return f"the norm of its update is {norm:.4g}, above the limit of {max_norm:.4g}"
     return None
 
 
-def count_problem(count: object) -> str | None:
-    """Why ``count`` cannot weigh a site; None when it can."""
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Which tensors hold NaN or infinite values, in words; None when none does."""
+    broken = sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all())
+    return f"NaN or infinite values in {_some(broken)}" if broken else None
+
+
+def count_problem(count: object, declared: int = _MOST_SLICES) -> str | None:
+    """Why ``count`` cannot weigh a site; None when it can.
+
+    It is the number of distinct slices that the site trained on, so no honest one is above what the site has.
+
+    Args:
+        count: of slices.
+        declared: those that the site said that it has, when it started.
+    """
     if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
         return f"it trained on {count!r} slices"
-    return None
+    most = min(declared, _MOST_SLICES)
+    return f"it trained on {count} slices, more than the {most} that it can have" if count > most else None
 
 
 def l2_norm(tensors: Mapping[str, Tensor]) -> float:

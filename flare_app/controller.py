@@ -21,7 +21,7 @@ from flare_app.averaging import averaging_for
 from flare_app.checks import restarting_sites
 from flare_app.enrolment import Enrolment
 from flare_app.exchange import Exchange
-from flare_app.intake import shares, updates, validations
+from flare_app.intake import Shared, shares, updates, validations
 from flare_app.memory import keep_for_good
 from flare_app.participation import check_sites_per_round, taking_part
 from flare_app.protocol import Header, TaskName, exported_in_full, tensor_bytes
@@ -51,6 +51,8 @@ class FCLController(AskingController):
       An error at the site or a missing answer is no offence.
     * An update is implausible when its L2 norm is more than ``max_norm_ratio`` times that of the global weights. This
       catches a site that has diverged, not one that means harm.
+    * An update weighs as many slices as the site trained on; with more than the site declared when it started it is
+      rejected. One that lies from the start weighs what it says: the log tells what each declares.
     * After every round the global weights and all of the above are written to ``checkpoint_dir``; a job submitted
       again with ``resume`` goes on from there.
 
@@ -226,18 +228,19 @@ class FCLController(AskingController):
         record.parts["before"] = started - self._round_ended if self._round_ended else 0.0
         payloads = self._weights_payloads(number, record)
         if self._policy.active:
-            shared: dict[str, Shareable] = {}
+            shared: dict[str, Shared] = {}
             accept = shares(shared, self._policy.relayed)
             with spent.part("sharing"):
                 taken, record.rejected = self.ask(TaskName.SHARE, payloads, self.task_timeout_s, accept)
             self._holders.answered(number, taken, record.rejected)
             self.require_quorum(f"round {number + 1}, sharing", taken, record.rejected)
             payloads = feature_payloads(self._policy, number, shared)
-            for site, answer in shared.items() if self._policy.relayed else ():
-                record.sites[site].bytes_features_up = tensor_bytes(from_shareable(answer).data)
+            for site, entry in shared.items():
+                if entry.features is not None:
+                    record.sites[site].bytes_features_up = tensor_bytes(entry.features.data)
         asked = [site for _, group in payloads for site in group]
         average = self._averaging.begin(self._state.weights, self._enrolment.signature.spec, asked)
-        accept = updates(average, record, peer_route=not self._policy.relayed)
+        accept = updates(average, record, not self._policy.relayed, self._enrolment.slices)
         for payload, _ in payloads:
             self._stamp(payload, number)
             payload.set_header(Header.VALIDATE, self.validate_every > 0 and number % self.validate_every == 0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fcl.card import origin_of, settings_in
 from fcl.networks.weights import read_card, read_weights
+from flare_app.aggregation import not_finite
 from flare_app.asking import AskingController, JobFailed, Payloads, Reasons, listed
 from flare_app.averaging import Averaging
 from flare_app.card import Facts
@@ -23,6 +24,8 @@ from flare_app.state import RunState
 
 class Enrolment:
     """Who belongs to the federation, what its sites have in common, and the weights that it begins with.
+
+    ``slices`` are those that each site has declared.
 
     Args:
         asking: asks the sites, and keeps the roster that :meth:`start` and :meth:`admit` bring up to date.
@@ -45,6 +48,7 @@ class Enrolment:
         timeout_s: int,
     ) -> None:
         self.signature = Signature({}, "", {})
+        self.slices: dict[str, int] = {}
         self._asking = asking
         self._averaging = averaging
         self._terms = dict(terms)
@@ -117,16 +121,26 @@ class Enrolment:
         """Those that fit; gives why the others do not."""
         refused: Reasons = {}
         for site in sorted(reports):
-            problem = self.signature.misfit(reports[site], self._exchanging)
+            try:
+                problem = self._fitted(site, reports[site])
+            except Exception as error:  # whatever a site tells of itself, the others' job goes on
+                problem = f"what it tells of itself cannot be used: {type(error).__name__}"
             if problem:
                 refused[site] = problem
                 self._asking.roster.offend(site)
-            else:
-                self._known.add(site)
-                self._facts.hear(site, reports[site])
-                self._asking.roster.admit(site)
-                self._asking.info(f"{site}: {introduced(reports[site])}")
         return refused
+
+    def _fitted(self, site: str, report: Mapping[str, Any]) -> str | None:
+        """Take a site in that fits; gives why it does not."""
+        problem = self.signature.misfit(report, self._exchanging)
+        if problem is None:
+            line = introduced(report)
+            self._facts.hear(site, report)
+            self.slices[site] = report["description"]["slices"]
+            self._known.add(site)
+            self._asking.roster.admit(site)
+            self._asking.info(f"{site}: {line}")
+        return problem
 
     def _begin(self) -> RunState:
         weights, signature = self._initial_weights(), self.signature
@@ -152,7 +166,8 @@ class Enrolment:
 
         def accept(site: str, answer: Shareable) -> str | None:
             weights.update(tensors_of(answer, DataKind.WEIGHTS))
-            return self._averaging.misfit(weights, self.signature.spec)
+            # With NaN in them no norm would be above the limit that follows from theirs.
+            return self._averaging.misfit(weights, self.signature.spec) or not_finite(weights)
 
         for site in self._asking.roster.present:
             weights.clear()

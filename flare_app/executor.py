@@ -28,12 +28,12 @@ from torch import Tensor
 from fcl.federation import FeatureSet, Participant
 from flare_app.aggregation import tensor_spec
 from flare_app.card import declaration
-from flare_app.egress.rules import asking_site
+from flare_app.egress.plain import is_count
 from flare_app.encryption.site import keep_model, site_key
-from flare_app.exchange import Exchange, ExchangeError, Limits, decode, encode, no_features, sampled
+from flare_app.exchange import Exchange, Limits, decode, encode, no_features, sampled
 from flare_app.failures import failed
 from flare_app.memory import keep_for_good, peak_mib, reset_peak
-from flare_app.peers import Peers, feature_request
+from flare_app.peers import Peers, asker, feature_request, know_peers, not_for
 from flare_app.protocol import (
     Header,
     SiteError,
@@ -109,6 +109,7 @@ class FCLExecutor(Executor):
         self.max_feature_rows = max_feature_rows
         self._site = ""
         self._exchange = Exchange()
+        self._terms: tuple[Any, ...] | None = None  # of the job, as the server told them first
         self._limits = Limits(0, 0, max_feature_rows)
         self._peers = Peers(peer_timeout_s)
         self._workflow: Any = None
@@ -139,6 +140,7 @@ class FCLExecutor(Executor):
             # Without it FLARE serialises tensors as empty ones, silently.
             fobs.register(TensorDecomposer)
         elif event_type == EventType.START_RUN:
+            know_peers(fl_ctx)
             self._peers.start(fl_ctx)
         elif event_type == EventType.END_RUN and self._workflow is not None:
             self._workflow.finalize()
@@ -149,8 +151,11 @@ class FCLExecutor(Executor):
             return make_reply(ReturnCode.TASK_UNKNOWN)
         self._site = fl_ctx.get_identity_name()
         try:
+            problem = not_for(task_name, asker(fl_ctx))
+            if problem:
+                raise SiteError(problem)
             reply = task(shareable, fl_ctx, abort_signal)
-            if shareable.get_header(Header.ROUND) is not None:
+            if is_count(shareable.get_header(Header.ROUND)):
                 reply.set_header(Header.ROUND, shareable.get_header(Header.ROUND))  # for the site's own records
             return reply
         except Exception as error:
@@ -159,13 +164,7 @@ class FCLExecutor(Executor):
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def _initialize(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        self._exchange = Exchange(
-            task.get_header(Header.EXCHANGE),
-            task.get_header(Header.ROUTE),
-            bits=task.get_header(Header.FEATURE_BITS, 16),
-            pull_rows=task.get_header(Header.PULL_ROWS),
-            overlap=bool(task.get_header(Header.OVERLAP, False)),
-        )
+        self._exchange = self._agreed(task)
         secure = bool(fl_ctx.get_prop(FLContextKey.SECURE_MODE, False))
         simulated = bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
         refused = self._exchange.refusal(secure, simulated)
@@ -208,6 +207,8 @@ class FCLExecutor(Executor):
 
     def _share(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, kind = self._ready(), self._exchange.kind
+        if not self._exchange.active:
+            raise SiteError("no features are shown in this job")
         self._spent = Stopwatch()
         with self._spent.part("sharing"):
             round_number = self._begin_round(participant, task)
@@ -221,11 +222,16 @@ class FCLExecutor(Executor):
 
     def _get_features(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         # Runs beside this site's own training, on another thread: it reads nothing but the published snapshot.
-        published, round_number = self._published, task.get_header(Header.ROUND)
+        published = self._published
+        round_number, rows = task.get_header(Header.ROUND), task.get_header(Header.PULL_ROWS)
+        if not is_count(round_number) or not (rows is None or is_count(rows)):
+            raise SiteError("a request for features names a round, and how many, in whole numbers")
+        if self._exchange.relayed:
+            raise SiteError("in this job the server relays features")
         if published is None or published.round != round_number:
             raise SiteError(f"no features of round {round_number} are published here")
         payload = encode(published.features, published.kind, published.round, self._exchange.bits)
-        return sampled(payload, task.get_header(Header.PULL_ROWS), self._site, asking_site(fl_ctx) or "").to_shareable()
+        return sampled(payload, rows, self._site, asker(fl_ctx)).to_shareable()
 
     def _train(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, started = self._ready(), time.monotonic()
@@ -276,6 +282,28 @@ class FCLExecutor(Executor):
         )
 
     # -- parts of tasks ------------------------------------------------------------------------------------------------
+
+    def _agreed(self, task: Shareable) -> Exchange:
+        """The exchange that the server asks for.
+
+        Its terms hold for the whole job: a site that was opened for a job without features has not set up the privacy
+        that it wants for them.
+
+        Raises:
+            SiteError: when they are other ones than at first.
+        """
+        exchange = Exchange(
+            task.get_header(Header.EXCHANGE),
+            task.get_header(Header.ROUTE),
+            bits=task.get_header(Header.FEATURE_BITS, 16),
+            pull_rows=task.get_header(Header.PULL_ROWS),
+            overlap=bool(task.get_header(Header.OVERLAP, False)),
+        )
+        terms = (exchange, task.get_header(Header.WEIGHT_BITS, 32), task.get_header(Header.ENCRYPTION, "none"))
+        self._terms = self._terms or terms
+        if terms != self._terms:
+            raise SiteError("the server asks for other terms than when this job began here: submit another job")
+        return exchange
 
     def _ready(self) -> Participant:
         if self._participant is None:
@@ -371,7 +399,7 @@ class FCLExecutor(Executor):
         for peer in sorted(payloads):
             try:
                 features = decode(payloads[peer], self._exchange.kind, round_number, self._limits)
-            except ExchangeError as error:
+            except Exception as error:  # whatever a peer sends, this site trains on
                 self.logger.warning(f"{self._site}: features from {peer} are not accepted: {error}")
                 continue
             participant.receive(peer, features, round_number)

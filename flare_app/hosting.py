@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nvflare.apis.app_validation import AppValidationKey
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 
+import fcl
 from fcl.card import FIELDS, declared_in
 from fcl.federation import DataStatistics, Participant
+from flare_app.precedence import Precedence
 from flare_app.protocol import SiteError, without_paths
 from flare_app.site import HostedJob, SiteSettings, read_settings, site_seed
 from flare_app.state import SiteStates, seed_everything
@@ -62,6 +66,7 @@ class _Found:
     root: Path
     files: list[Path]
     overrides: dict[str, Any]
+    precedence: Precedence
     output: Path
 
 
@@ -81,7 +86,7 @@ def host(
         SiteError: naming what is missing or not allowed; its text may leave the site.
         DataProblems: when the site's data are not fit.
     """
-    found = _find(job, fl_ctx, shows_features, threads)
+    found = _find(job, fl_ctx, threads)
     configuration = {
         "config_hash": config_hash(found.root, job.config, {**job.overrides, **key}, job.seed),
         "settings": without_paths(
@@ -93,7 +98,15 @@ def host(
         folder, workspace = Path(job.checkpoint_dir), fl_ctx.get_engine().get_workspace()
         models = folder / found.site if folder.is_absolute() else Path(workspace.get_root_dir()) / folder
         states = SiteStates(models)
-    workflow, participant = open_workflow(found.root, found.files, found.overrides, found.settings.data_check)
+    workflow, participant = open_workflow(
+        found.root, found.files, found.overrides, found.settings.data_check, found.precedence
+    )
+    unread = found.precedence.unread(workflow.parser)
+    if unread and shows_features and participant.shares_features and "features" not in found.settings.withhold:
+        raise SiteError(
+            f"nothing in {found.files[0].name} heeds {', '.join(unread)} of this site's feature_privacy, "
+            "and its features would leave without"
+        )
     declared_here = _declared(workflow)
     return Hosted(workflow, participant, found.settings, configuration, declared_here, models, states)
 
@@ -120,13 +133,13 @@ def host_statistics(job: HostedJob, fl_ctx: FLContext, threads: int | None) -> D
         SiteError: as :func:`host`.
         DataProblems: as :func:`host`.
     """
-    found = _find(job, fl_ctx, False, threads)
-    workflow = parse_workflow(found.root, found.files, found.overrides, "data_statistics")
+    found = _find(job, fl_ctx, threads)
+    workflow = parse_workflow(found.root, found.files, found.overrides, "data_statistics", found.precedence)
     check_data(workflow, found.settings.data_check)
     return declared(workflow, "data_statistics", DataStatistics, found.files)  # type: ignore[type-abstract]
 
 
-def _find(job: HostedJob, fl_ctx: FLContext, shows_features: bool, threads: int | None) -> _Found:
+def _find(job: HostedJob, fl_ctx: FLContext, threads: int | None) -> _Found:
     site = fl_ctx.get_identity_name()
     workspace, job_id = fl_ctx.get_engine().get_workspace(), fl_ctx.get_job_id()
     settings = read_settings(site, workspace.get_site_config_dir())
@@ -134,20 +147,28 @@ def _find(job: HostedJob, fl_ctx: FLContext, shows_features: bool, threads: int 
     if threads is not None:
         torch.set_num_threads(threads)
     root = bundle_folder(job.bundle_root)
-    brought = brought_code(job.config, job.data, job.overrides, root)
-    if brought and not Path(workspace.get_app_custom_dir(job_id)).is_dir():
-        raise SiteError(f"a job without the right to bring code holds some: {', '.join(brought)}")
+    if not _may_bring_code(fl_ctx):
+        brought = brought_code(job.config, job.data, job.overrides, root)
+        if brought:
+            raise SiteError(f"a job without the right to bring code holds some: {', '.join(brought)}")
+        root = fcl.bundle_root()  # the same folder, by a path that the job did not choose
     files = config_files(root, job.config, settings.data or job.data)
     seed = site_seed(job.seed, site)
     seed_everything(seed)
     output = Path(workspace.get_run_dir(job_id)) / "fcl"
-    overrides = {
+    first = {
         "seed": seed,
         "site": site,
         "output_dir": str(output),
         **({"from_card": dict(job.from_card)} if job.from_card else {}),
-        **job.overrides,
-        **settings.overrides(shows_features=shows_features),
     }
+    precedence = Precedence.of(settings, None if settings.data is None else files[-1], first)
     logger.info("%s: opening %s with seed %d", site, ", ".join(file.name for file in files), seed)
-    return _Found(site, settings, root, files, overrides, output)
+    return _Found(site, settings, root, files, dict(job.overrides), precedence, output)
+
+
+def _may_bring_code(fl_ctx: FLContext) -> bool:
+    """Whether FLARE found code in the job, and the right to it, when it deployed the job here."""
+    # That the job's folder for code exists by now tells nothing: its own checkpoint_dir may have made it.
+    meta = fl_ctx.get_prop(FLContextKey.JOB_META)
+    return isinstance(meta, dict) and meta.get(AppValidationKey.BYOC) is True

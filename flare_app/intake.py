@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from nvflare.apis.dxo import DataKind
+import torch
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.shareable import Shareable
 from torch import Tensor
 
+from flare_app.aggregation import count_problem
 from flare_app.averaging import RoundAverage
+from flare_app.egress.plain import is_count, is_number
 from flare_app.exchange import FEATURES
 from flare_app.protocol import report_of, tensor_bytes, tensors_of
 from flare_app.records import RoundRecord, SiteRecord
@@ -19,7 +23,34 @@ from flare_app.records import RoundRecord, SiteRecord
 # Takes the reply of a site; gives the reason when it rejects it. What it raises is a reason as well.
 Accept = Callable[[str, Shareable], str | None]
 
-_INTRODUCTION = {"spec", "config_hash", "settings", "shares_features", "description", "resumed_round"}
+# What a site tells of itself, and what each may be; more may come along.
+_INTRODUCTION: dict[str, Callable[[Any], bool]] = {
+    "spec": lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in (*value, *value.values())),
+    "config_hash": lambda value: isinstance(value, str),
+    "settings": lambda value: isinstance(value, dict),
+    "shares_features": lambda value: isinstance(value, bool),
+    "description": lambda value: (
+        isinstance(value, dict)
+        and all(isinstance(name, str) for name in value)
+        and all(map(is_number, value.values()))
+        and is_count(value.get("slices"))
+    ),
+    "resumed_round": is_count,
+}
+_LARGEST = 2.0**63  # of a number, so that sums over the sites stay numbers
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a site shares in a round.
+
+    Args:
+        rows: how many there are to be had.
+        features: the rows, when the server relays them.
+    """
+
+    rows: int
+    features: DXO | None = None
 
 
 def introductions(into: dict[str, dict[str, Any]]) -> Accept:
@@ -27,30 +58,42 @@ def introductions(into: dict[str, dict[str, Any]]) -> Accept:
 
     def accept(site: str, answer: Shareable) -> None:
         report = report_of(answer)
-        missing = sorted(_INTRODUCTION - report.keys())
+        missing = sorted(_INTRODUCTION.keys() - report.keys())
         if missing:
             raise ValueError(f"it does not tell its {', '.join(missing)}")
-        if not all(isinstance(report[name], dict) for name in ("spec", "settings", "description")):
-            raise ValueError("what it tells of itself is not in the form that was agreed")
-        json.dumps(report)  # raises on what no checkpoint or log could hold
+        broken = [name for name, fits in _INTRODUCTION.items() if not fits(report[name])]
+        if broken:
+            raise ValueError(f"what it tells of itself is not in the form that was agreed: {', '.join(broken)}")
+        json.dumps(report, sort_keys=True)  # raises on what no checkpoint or log could hold
         into[site] = report
 
     return accept
 
 
-def shares(into: dict[str, Shareable], relayed: bool) -> Accept:
+def shares(into: dict[str, Shared], relayed: bool) -> Accept:
     """Keeps what sites share: features when the server relays them, else the number of rows that peers may pull."""
 
     def accept(site: str, answer: Shareable) -> None:
-        if relayed:
-            lengths = {name: len(tensor) for name, tensor in tensors_of(answer, FEATURES).items()}
-            if len(set(lengths.values())) != 1:
-                raise ValueError(f"its tensors are of different lengths: {lengths}")
-        else:
-            int(report_of(answer)["rows"])
-        into[site] = answer
+        into[site] = _relayed(answer) if relayed else _offered(answer)
 
     return accept
+
+
+def _relayed(answer: Shareable) -> Shared:
+    tensors = tensors_of(answer, FEATURES)
+    if set(tensors) != {"features", "partition"} or any(t.layout != torch.strided for t in tensors.values()):
+        raise ValueError("it does not share features and their partitions as plain tensors")
+    rows, partitions = (len(tensors[name]) for name in ("features", "partition"))
+    if rows != partitions:
+        raise ValueError(f"its tensors are of different lengths: {rows} features, {partitions} partitions")
+    return Shared(rows, from_shareable(answer))
+
+
+def _offered(answer: Shareable) -> Shared:
+    rows = report_of(answer)["rows"]
+    if not is_count(rows):
+        raise ValueError("the rows that it shares are no whole number")
+    return Shared(rows)
 
 
 def validations(into: Mapping[str, SiteRecord]) -> Accept:
@@ -62,32 +105,37 @@ def validations(into: Mapping[str, SiteRecord]) -> Accept:
     return accept
 
 
-def updates(average: RoundAverage, record: RoundRecord, peer_route: bool) -> Accept:
+def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, slices: Mapping[str, int]) -> Accept:
     """Puts updates into the average and what comes with them into the record.
 
     Args:
         average: of the round.
         record: of the round.
         peer_route: whether the features that a site received came from the sites themselves.
+        slices: those that each site has, as it said when it started: its update weighs no more.
     """
 
     def accept(site: str, answer: Shareable) -> str | None:
         update: dict[str, Tensor] = tensors_of(answer, DataKind.WEIGHT_DIFF)
         report = report_of(answer)
+        problem = count_problem(report["count"], slices[site])
+        if problem:
+            return problem
         entry, received = record.sites[site], dict(report["features_received"])
         strangers = sorted(received.keys() - record.sites.keys())
         if strangers:
             return f"it has features of {', '.join(strangers)}, which were not asked for any"
         metrics, validation = _numbers(report["metrics"]), _numbers(report["validation"])
-        seconds, peak_mib = float(report["seconds"]), float(report["peak_mib"])
+        spent = _numbers({name: report[name] for name in ("seconds", "peak_mib")})
         parts = _numbers(report["parts"])
         privacy = _numbers(report["privacy"]) if report.get("privacy") is not None else None
-        received = {str(peer): int(size) for peer, size in received.items()}
+        if not all(map(is_count, received.values())):
+            raise ValueError("the bytes of features that it received are no whole numbers")
         problem = average.take(site, update, report["count"])
         if problem:
             return problem
         entry.count, entry.update_norm = report["count"], average.norm(update)
-        entry.seconds, entry.parts, entry.peak_mib = seconds, parts, peak_mib
+        entry.seconds, entry.parts, entry.peak_mib = spent["seconds"], parts, spent["peak_mib"]
         entry.metrics, entry.validation, entry.privacy = metrics, validation, privacy
         entry.bytes_weights_up, entry.bytes_features_down = tensor_bytes(update), sum(received.values())
         entry.features_from = sorted(received)
@@ -104,7 +152,11 @@ def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
     Raises:
         ValueError: when one is no finite number.
     """
-    strange = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+    strange = sorted(name for name, value in metrics.items() if not _is_finite(value))
     if strange:
         raise ValueError(f"metrics that are no finite numbers: {', '.join(strange)}")
     return {str(name): value if type(value) is int else float(value) for name, value in metrics.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    return math.isfinite(value) and abs(value) < _LARGEST

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 
 from flare_app.asking import Payloads
-from flare_app.exchange import Exchange, rows_in, sampled
-from flare_app.protocol import Header, report_of, with_report
+from flare_app.exchange import Exchange, sampled
+from flare_app.intake import Shared
+from flare_app.protocol import Header, with_report
 
 
 def choose_peers(
@@ -36,27 +37,30 @@ def choose_peers(
     return chosen
 
 
-def feature_payloads(exchange: Exchange, round_number: int, shared: Mapping[str, Shareable]) -> Payloads:
+def feature_payloads(exchange: Exchange, round_number: int, shared: Mapping[str, Shared]) -> Payloads:
     """What each site gets to train with: the names of its peers or, relayed, their features.
 
     Args:
         exchange: of the job.
         round_number: of the round.
-        shared: site to its reply when it was asked to share.
+        shared: what each site shares.
     """
     sites = sorted(shared)
+    # A site that shows nothing (withheld, cohort too small, budget spent) trains on, but is not asked in vain.
+    offering = [site for site in sites if shared[site].rows > 0]
+    if not exchange.relayed and exchange.fan_out is None:
+        return [(_told(offering), sites)]  # each knows that it is no peer of its own
+    chosen = choose_peers(round_number, sites, offering, exchange.fan_out)
     if not exchange.relayed:
-        # A site that shows nothing (withheld, cohort too small, budget spent) trains on, but is not asked in vain.
-        offering = [site for site in sites if report_of(shared[site])["rows"] > 0]
-        if exchange.fan_out is None:
-            return [(_told(offering), sites)]  # each knows that it is no peer of its own
-        chosen = choose_peers(round_number, sites, offering, exchange.fan_out)
         return [(_told(chosen[site]), [site]) for site in sites]
-    dxos = {site: from_shareable(shared[site]) for site in sites}
-    chosen = choose_peers(round_number, sites, [site for site in sites if rows_in(dxos[site])], exchange.fan_out)
     payloads: Payloads = []
     for site in sites:
-        sets = {peer: sampled(dxos[peer], exchange.pull_rows, peer, site).to_dict() for peer in chosen[site]}
+        features = {peer: shared[peer].features for peer in chosen[site]}
+        sets = {
+            peer: sampled(dxo, exchange.pull_rows, peer, site).to_dict()
+            for peer, dxo in features.items()
+            if dxo is not None
+        }
         payloads.append((DXO(DataKind.COLLECTION, data=sets).to_shareable(), [site]))
     return payloads
 

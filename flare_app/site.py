@@ -20,8 +20,9 @@ _SITE_NAME = "{SITE_NAME}"
 _WHOLE_NUMBERS = ("threads", "batch_size")
 _WITHHELD = ("features", "card")
 _DATA_CHECKS = ("on", "strict", "off")
-# Keys of the bundle's configuration that a site may set for its own features.
-_FEATURE_PRIVACY = ("noise_multiplier", "rows_per_patient", "delta", "epsilon_budget", "min_volumes")
+# Keys of the bundle's configuration that a site may set, and those for its own features.
+OVERRIDES = ("dataset_dir", "split_file", "site", "cache_dir", "device", "batch_size", "output_dir")
+FEATURE_PRIVACY = ("noise_multiplier", "rows_per_patient", "delta", "epsilon_budget", "min_volumes")
 _PRIVACY_COUNTS = ("rows_per_patient", "min_volumes")
 
 
@@ -90,25 +91,14 @@ class SiteSettings:
             raise SiteError(f"site settings ({source}): {'; '.join(problems)}")
         return cls(**{key: value for key, value in settings.items() if value is not None})
 
-    def overrides(self, shows_features: bool = False) -> dict[str, Any]:
+    def overrides(self) -> dict[str, Any]:
         """What the settings change in the bundle's configuration; keys are those of its base configs.
 
-        ``threads`` is none of them: it is a matter of the process.
-
-        Args:
-            shows_features: whether the job has sites show features; without them the bundle's configuration need not
-                know the keys of ``feature_privacy``.
+        ``threads`` is none of them: it is a matter of the process. Nor is ``feature_privacy``, whose keys not every
+        configuration has: see :class:`flare_app.precedence.Precedence`.
         """
-        plain: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("dataset_dir", "split_file", "site", "cache_dir", "batch_size", "output_dir")
-        }
-        if self.device is not None:
-            plain["device"] = f"$torch.device({self.device!r})"
-        return {
-            **{name: value for name, value in plain.items() if value is not None},
-            **(self.feature_privacy if shows_features else {}),
-        }
+        plain = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
+        return {**plain, **({} if self.device is None else {"device": f"$torch.device({self.device!r})"})}
 
 
 def _unknown(key: str, known: Sequence[str], where: str = "") -> list[str]:
@@ -140,10 +130,10 @@ def _feature_privacy_problems(value: Any) -> list[str]:
         return [f"feature_privacy must be a JSON object, got {type(value).__name__}"]
     problems = []
     for key, number in value.items():
-        problems += _unknown(key, _FEATURE_PRIVACY, " in feature_privacy")
+        problems += _unknown(key, FEATURE_PRIVACY, " in feature_privacy")
         if key in _PRIVACY_COUNTS and number is not None and not _is_count(number):
             problems.append(f"{key} must be a whole number of at least 1, got {number!r}")
-        elif key in _FEATURE_PRIVACY and key not in _PRIVACY_COUNTS and number is not None:
+        elif key in FEATURE_PRIVACY and key not in _PRIVACY_COUNTS and number is not None:
             plain = isinstance(number, int | float) and not isinstance(number, bool)
             if not plain or not 0 < number < math.inf:
                 problems.append(f"{key} must be a positive number, got {number!r}")

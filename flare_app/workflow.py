@@ -1,4 +1,4 @@
-"""Opening the bundle at a site: which files, which overrides, and the participant that they declare."""
+"""Opening the bundle at a site: which files, which code, and the participant that they declare."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monai.bundle import ConfigWorkflow
+from monai.bundle.config_item import ConfigComponent
 
 import fcl
 from fcl.federation import DataCheck, Participant
+from flare_app.precedence import Precedence
 from flare_app.protocol import SiteError
 
 Declared = TypeVar("Declared")
 
-_CODE_KEYS = ("_target_", "_mode_", "imports", "initialize", "run", "finalize")
+# Entries by which MONAI settles what is run.
+_CODE_KEYS = (*ConfigComponent.non_arg_keys, "imports", "initialize", "run", "finalize")
 
 
 def bundle_folder(bundle_root: str | None) -> Path:
@@ -62,27 +65,38 @@ def config_files(root: Path, config: Sequence[str], data: str | None) -> list[Pa
 
 
 def brought_code(config: Sequence[str], data: str | None, overrides: Mapping[str, Any], bundle: Path) -> list[str]:
-    """Ways in which a job would run other code than the bundle's own; empty when there is none.
+    """Ways in which a job would run other code than that of the installed bundle; empty when there is none.
 
     MONAI evaluates values that begin with ``$`` and imports what ``_target_`` names, so that a few settings can hold a
-    program. A job without the right to bring code must not have them.
+    program, as any config file can. A job without the right to bring code must not have them.
+
+    Args:
+        config: the job's config files.
+        data: its data overlay.
+        overrides: its overrides.
+        bundle: the folder that it takes for the bundle.
     """
     found = [f"the override of {key!r}" for key, value in overrides.items() if _is_code(key) or _holds_code(value)]
+    # Files that came along with the job lie within its own bundle_root, too.
+    if bundle.resolve() != fcl.bundle_root().resolve():
+        found.append("a bundle_root other than the installed bundle")
     named = [*config, *([] if data is None else [data if data.endswith(".json") else f"configs/data/{data}.json"])]
     return found + [
         f"the config file {Path(name).name!r} outside the bundle"
         for name in named
-        if not (bundle / name).resolve().is_relative_to(bundle.resolve())
+        if not (bundle / name).resolve().is_relative_to((bundle / "configs").resolve())
     ]
 
 
 def _is_code(key: str) -> bool:
-    return any(part in _CODE_KEYS for part in re.split("::|#", key))  # MONAI takes both separators
+    # MONAI takes both separators, and spaces around a key.
+    return any(part.strip() in _CODE_KEYS for part in re.split("::|#", key))
 
 
 def _holds_code(value: Any) -> bool:
     if isinstance(value, str):
-        return value.startswith(("$", "%"))
+        # A reference to the expressions of `run` has them evaluated.
+        return value.startswith(("$", "%")) or (value.startswith("@") and _is_code(value[1:]))
     if isinstance(value, Mapping):
         return any(_is_code(str(key)) or _holds_code(entry) for key, entry in value.items())
     return isinstance(value, list | tuple) and any(_holds_code(entry) for entry in value)
@@ -98,31 +112,44 @@ def config_hash(root: Path, config: Sequence[str], overrides: Mapping[str, Any],
 
 
 def open_workflow(
-    root: Path, files: Sequence[Path], overrides: Mapping[str, Any], data_check: str = "off"
+    root: Path,
+    files: Sequence[Path],
+    overrides: Mapping[str, Any],
+    data_check: str = "off",
+    precedence: Precedence | None = None,
 ) -> tuple[ConfigWorkflow, Participant]:
     """Parse the bundle, check the data and build its participant.
 
     Args:
         root: the bundle's folder.
         files: config files to merge.
-        overrides: config keys.
+        overrides: config keys of the job.
         data_check: see :class:`flare_app.site.SiteSettings`.
+        precedence: what else is set, and what of it the overrides may not change.
 
     Raises:
-        SiteError: when the config declares no ``participant``, or one that is none.
+        SiteError: when an override would undo a setting of the site, or the config declares no ``participant``, or one
+            that is none.
         DataProblems: when the data are not fit.
     """
-    workflow = parse_workflow(root, files, overrides, "participant")
+    workflow = parse_workflow(root, files, overrides, "participant", precedence)
     check_data(workflow, data_check)
     return workflow, declared(workflow, "participant", Participant, files)  # type: ignore[type-abstract]
 
 
-def parse_workflow(root: Path, files: Sequence[Path], overrides: Mapping[str, Any], name: str) -> ConfigWorkflow:
+def parse_workflow(
+    root: Path,
+    files: Sequence[Path],
+    overrides: Mapping[str, Any],
+    name: str,
+    precedence: Precedence | None = None,
+) -> ConfigWorkflow:
     """Parse the bundle and run its ``initialize``; nothing else is built yet.
 
     Raises:
-        SiteError: when the config does not declare ``name``.
+        SiteError: when an override would undo a setting of the site, or the config does not declare ``name``.
     """
+    precedence = precedence or Precedence()
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))  # MONAI does so in run(), which the federation never calls
     # It warns about overlays in folders of their own, and that it leaves logging alone: both are meant.
@@ -132,11 +159,13 @@ def parse_workflow(root: Path, files: Sequence[Path], overrides: Mapping[str, An
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,  # FLARE's logging stays as it is
         workflow_type="train",
-        **overrides,
     )
+    # Not as arguments, some of which MONAI takes for itself: `tracking` would merge any file that it names.
+    precedence.put(workflow.parser, overrides)
     if name not in workflow.parser:
         raise SiteError(f"{files[0].name} declares no {name!r}: it cannot take part in a federation")
     workflow.initialize()
+    precedence.verify(workflow.parser)
     return workflow
 
 

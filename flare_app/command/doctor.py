@@ -85,12 +85,8 @@ def pinned() -> dict[str, str]:
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding(
-        "Python",
-        sys.version_info[:2] >= (3, 10),
-        version,
-        "" if sys.version_info[:2] >= (3, 10) else "use 3.10 or newer",
-    )
+    new_enough = sys.version_info[:2] >= (3, 11)
+    return Finding("Python", new_enough, version, "" if new_enough else "use 3.11 or newer")
 
 
 def _packages(pins: dict[str, str], installed: Callable[[str], str]) -> list[Finding]:

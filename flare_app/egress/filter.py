@@ -13,7 +13,8 @@ from nvflare.apis.shareable import Shareable
 from flare_app.egress.manifest import manifest_of, now
 from flare_app.egress.plain import EgressError
 from flare_app.egress.policy import EgressPolicy
-from flare_app.egress.rules import RowsPerRound, asking_site, examine, examine_context, examine_request
+from flare_app.egress.rules import RowsPerRound, examine, examine_context, examine_request
+from flare_app.peers import SERVER, asker
 from flare_app.protocol import Header
 
 # Private, so never sent; sticky, so that every later task of this process finds it, whichever filter set it.
@@ -28,7 +29,8 @@ class EgressFilter(Filter):
     - Features that the policy does not show are taken out: an empty set leaves, the site goes on with weights.
     - Statistics of the data pass FLARE's own cleansers first (:mod:`flare_app.egress.statistics`).
     - A payload that breaks a rule stays. FLARE sends an error without data in its place, and from then on this process
-      answers nothing any more: what a job tried once it may try again.
+      answers nothing any more: what a job tried once it may try again. A reply to a peer stays without that
+      consequence, or a peer could ask in such a way that this site falls silent.
     - An update with NaN, or above the norm limit, stays as well, but does not end the site's part.
     - When the manifest cannot be written, nothing leaves.
 
@@ -88,7 +90,8 @@ class EgressFilter(Filter):
         self.logger.error(
             f"{site}: egress of {task!r} refused by the {self._source}'s policy: {error.rule}: {error.detail}"
         )
-        if error.stops and error.rule != "stopped":
+        own = task == _REQUEST or asker(fl_ctx) == SERVER
+        if own and error.stops and error.rule != "stopped":
             self._stopped = error.rule
             fl_ctx.set_prop(_STOPPED, error.rule, private=True, sticky=True)
             self.logger.error(f"{site}: nothing leaves this site any more in this run")
@@ -113,7 +116,7 @@ class EgressFilter(Filter):
             "job": fl_ctx.get_job_id(),
             "round": payload.get_header(Header.ROUND),
             "task": task,
-            "to": asking_site(fl_ctx) or "server",
+            "to": "peers" if task == _REQUEST else asker(fl_ctx),
             "policy": self._policy.digest,
             "by": self._source,
         }

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def manifest_of(fl_ctx: FLContext) -> Manifest:
 
 def now() -> str:
     """UTC in ISO 8601, to the second."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_manifest(file: Path) -> tuple[list[dict[str, Any]], int]:

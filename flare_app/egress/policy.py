@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fcl.card import FIELDS
-from flare_app.exchange import KINDS
+from flare_app.exchange import KINDS, ROUTES
 
 FEATURE_KINDS = tuple(kind for kind in KINDS if kind != "none")
+_LISTED = {"features": FEATURE_KINDS, "routes": ROUTES}  # lists of the policy that may hold nothing else
 
 # What the bundle's methods report: losses and their parts, measures of the features, Dice, epsilon of DP-SGD.
 _METRICS = (
@@ -75,6 +76,9 @@ class EgressPolicy:
         min_volumes: least cohort; features of fewer volumes are withheld.
         max_epsilon: features are withheld unless they are noised and their epsilon is at most this; None asks for no
             noise.
+        routes: ways for features, ``"peer"`` (to the other sites alone) and ``"relay"`` (through the server, which can
+            read them); by one that is not listed none leave. The server tells sites the route, whatever the job said:
+            ``["peer"]`` holds it to that.
         weights: patterns of the tensors that may be averaged, ``*`` for any part of a name; an empty list lets no
             weights out.
         max_norm: largest L2 norm of an update; None has no limit. Initial weights are not measured.
@@ -95,6 +99,7 @@ class EgressPolicy:
     max_partitions: int = 32
     min_volumes: int = 2
     max_epsilon: float | None = None
+    routes: tuple[str, ...] = ROUTES
     weights: tuple[str, ...] = (
         "encoder.*",
         "decoder.*",
@@ -156,8 +161,8 @@ def _problem(key: str, value: object, default: object) -> str | None:
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple) or not all(isinstance(entry, str) and entry for entry in value):
             return "must be a list of texts"
-        strangers = [entry for entry in value if entry not in FEATURE_KINDS] if key == "features" else []
-        return f"may hold {' and '.join(FEATURE_KINDS)}" if strangers else None
+        known = _LISTED.get(key, value)
+        return None if set(value) <= set(known) else f"may hold {' and '.join(known)}"
     if key == "max_bins_percent" and isinstance(value, int) and value > 100:
         return "must be at most 100"
     if isinstance(default, int):

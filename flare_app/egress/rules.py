@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from nvflare.apis.dxo import DataKind, MetaKey, from_shareable
-from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from torch import Tensor
@@ -27,12 +27,13 @@ from flare_app.egress.reports import check_privacy, check_report
 from flare_app.egress.statistics import cleansed
 from flare_app.egress.values import squared_norm
 from flare_app.exchange import FEATURES, encode, no_features, rows_in, rows_problem
+from flare_app.peers import asker, not_for
 from flare_app.protocol import REPORT, Header, TaskName, path_like
 
 _REASON_LENGTH = 1000
 _PROPERTY_LENGTH = 256
 _RETURN_CODES = {value for name, value in vars(ReturnCode).items() if not name.startswith("_")}
-_FEATURE_TASKS = (TaskName.SHARE, TaskName.GET_FEATURES)
+_ROUTES = {TaskName.SHARE: "relay", TaskName.GET_FEATURES: "peer"}  # of features, by the task that they answer
 _WEIGHT_TASKS = {DataKind.WEIGHTS: TaskName.INITIAL_WEIGHTS, DataKind.WEIGHT_DIFF: TaskName.TRAIN}
 _ROUNDS_REMEMBERED = 8
 _TASKS = (*TaskName.ALL, TaskName.STATISTICS)
@@ -114,25 +115,20 @@ def examine(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Sharea
 def examine_context(fl_ctx: FLContext, task: str) -> None:
     """What goes along with every message of a site, and who asked for it.
 
-    FLARE sends the public properties of the context, its own names and short values; a job could add to them. And a
-    site may ask another for features, nothing else: FLARE itself would let it ask for any task.
+    FLARE sends the public properties of the context, its own names and short values; a job could add to them. And
+    peers may ask for features, the server for all else: FLARE itself would let each ask for any task.
 
     Raises:
-        EgressError: when there is more, or when another site asks for more.
+        EgressError: when there is more, or when the asker asks for what is not for it.
     """
     for name, value in fl_ctx.get_all_public_props().items():
         plain = value is None or isinstance(value, bool) or is_count(value)
         short = isinstance(value, str) and len(value) <= _PROPERTY_LENGTH and not path_like(value)
         if not re.fullmatch(r"__\w{1,64}__", name) or not (plain or short):
             raise EgressError("context", f"public property {shown([name])}")
-    if task in TaskName.ALL and task != TaskName.GET_FEATURES and asking_site(fl_ctx):
-        raise EgressError("asker", f"the site {asking_site(fl_ctx)!r} asks for {task!r}", stops=False)
-
-
-def asking_site(fl_ctx: FLContext) -> str | None:
-    """The site that a reply goes to, as it names itself; None when it goes to the server."""
-    peer = fl_ctx.get_peer_context()
-    return None if peer is None or peer.get_prop(ReservedKey.FQSN) is None else peer.get_identity_name()
+    problem = not_for(task, asker(fl_ctx)) if task in _TASKS else None
+    if problem:
+        raise EgressError("asker", problem, stops=False)
 
 
 def examine_request(payload: Shareable) -> None:
@@ -174,7 +170,7 @@ def _headers(payload: Shareable, further: Mapping[str, Callable[[Any], bool]] | 
 
 
 def _features(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Shareable) -> Release:
-    if task not in _FEATURE_TASKS:
+    if task not in _ROUTES:
         raise EgressError("features.task", f"features as answer to {task!r}")
     dxo = from_shareable(payload)
     declared = ("kind", "round", "volumes", "privacy")
@@ -185,7 +181,7 @@ def _features(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Shar
     problem = check_privacy(policy, privacy)
     if problem:
         raise EgressError("features.meta", problem)
-    withheld = _withheld(policy, kind, volumes, privacy) if rows_in(dxo) else None
+    withheld = _withheld(policy, kind, _ROUTES[task], volumes, privacy) if rows_in(dxo) else None
     if withheld:
         # Built anew: nothing that came along can stay by mistake.
         emptied = encode(no_features(_length(dxo.data)), kind, round_number).to_shareable()
@@ -224,10 +220,14 @@ def _feature_tensors(policy: EgressPolicy, data: Any) -> None:
         raise EgressError("features.partition", f"partitions beyond 0 to {policy.max_partitions - 1}")
 
 
-def _withheld(policy: EgressPolicy, kind: str | None, volumes: int, privacy: Mapping[str, Any] | None) -> str | None:
+def _withheld(
+    policy: EgressPolicy, kind: str | None, route: str, volumes: int, privacy: Mapping[str, Any] | None
+) -> str | None:
     """Why features that are well formed must stay; None when they may go. ``kind`` None: of any kind."""
     if not policy.features or (kind is not None and kind not in policy.features):
         return f"the policy shows no {kind or 'features'}"
+    if route not in policy.routes:
+        return f"the policy shows no features by the route {route!r}"
     if volumes < policy.min_volumes:
         return f"a cohort of {volumes} volumes, the least is {policy.min_volumes}"
     if policy.max_epsilon is not None and (privacy is None or privacy["epsilon"] > policy.max_epsilon):
@@ -273,7 +273,7 @@ def _plain_report(policy: EgressPolicy, task: str, payload: Shareable) -> Releas
     if task != TaskName.SHARE or not dxo.data.get("rows"):
         return Release(payload, [entry])
     # Peers ask those sites that say they have rows: one whose rows would be withheld must not be asked.
-    withheld = _withheld(policy, None, dxo.data.get("volumes", 0), dxo.data.get("privacy"))
+    withheld = _withheld(policy, None, "peer", dxo.data.get("volumes", 0), dxo.data.get("privacy"))
     if withheld:
         payload["DXO"] = {**payload["DXO"], "data": {"rows": 0, "volumes": 0, "privacy": None}}
     return Release(payload, [entry], withheld)

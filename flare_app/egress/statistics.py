@@ -10,7 +10,11 @@ look into these, so here they travel in the open::
 
 from __future__ import annotations
 
+import os
+import random
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nvflare.app_common.abstract.statistics_spec import Bin, Histogram, HistogramType
@@ -49,12 +53,13 @@ def cleansed(policy: EgressPolicy, report: dict[str, Any]) -> tuple[dict[str, An
     measures = list(statistics[StC.STATS_COUNT])
     allowed = [name for name in measures if policy.allows_statistic(name)]
     nested = {name: {_SITE: _flare(name, entries, allowed)} for name, entries in statistics.items()}
-    for cleanser in (
-        MinCountCleanser(policy.min_patients),
-        HistogramBinsCleanser(policy.max_bins_percent),
-        AddNoiseToMinMax(*_NOISE),
-    ):
-        nested, _ = cleanser.apply(nested, "this site")
+    with _noise_that_no_seed_tells():
+        for cleanser in (
+            MinCountCleanser(policy.min_patients),
+            HistogramBinsCleanser(policy.max_bins_percent),
+            AddNoiseToMinMax(*_NOISE),
+        ):
+            nested, _ = cleanser.apply(nested, "this site")
     kept = list(nested[StC.STATS_FAILURE_COUNT][_SITE])  # FLARE keeps the counts of all, these of what it lets pass
     whole = [name for name in kept if name not in statistics[StC.STATS_HISTOGRAM] or name in _histograms(nested)]
     withheld = [name for name in measures if name not in whole]
@@ -72,6 +77,17 @@ def cleansed(policy: EgressPolicy, report: dict[str, Any]) -> tuple[dict[str, An
             for name, entries in nested.items()
         },
     }, withheld
+
+
+@contextmanager
+def _noise_that_no_seed_tells() -> Iterator[None]:
+    """FLARE draws from Python's global generator, and whoever knows the job's seed knows how that was seeded."""
+    state = random.getstate()
+    random.seed(os.urandom(32))
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def _histograms(nested: dict[str, dict[str, Any]]) -> dict[str, Any]:

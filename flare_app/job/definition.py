@@ -178,15 +178,16 @@ def _training_job(settings: JobSettings) -> FedJob:
         job.to_server(ResultCopy(settings.checkpoint_dir), id="results")
     executor = FCLExecutor(**_workflow(settings), checkpoint_dir=settings.checkpoint_dir)
     job.to_clients(executor, tasks=list(TaskName.ALL))
-    # A site's own privacy.json may be stricter; this one names what the job itself needs.
+    # A site's own privacy.json may be stricter; this one names what the job itself needs, whatever the server asks for.
     shown = [] if settings.exchange == "none" else [settings.exchange]
+    policy = {"features": shown, **({"routes": [settings.route]} if shown else {})}
     encrypted = ENCRYPTED_TASKS if settings.encryption == "he" else ()
     # FLARE takes one chain of filters for each task.
     plain = [task for task in TaskName.ALL if task not in encrypted]
-    job.to_clients(EgressFilter({"features": shown}), tasks=plain, filter_type=FilterType.TASK_RESULT)
+    job.to_clients(EgressFilter(policy), tasks=plain, filter_type=FilterType.TASK_RESULT)
     if encrypted:
         encryptor = WeightEncryptor(settings.max_norm_ratio, settings.max_update_norm)
-        for last in (EgressFilter({"features": shown}), encryptor):
+        for last in (EgressFilter(policy), encryptor):
             job.to_clients(last, tasks=list(encrypted), filter_type=FilterType.TASK_RESULT)
         job.to_clients(WeightDecryptor(), tasks=list(DECRYPTED_TASKS), filter_type=FilterType.TASK_DATA)
     return job

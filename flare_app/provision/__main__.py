@@ -73,8 +73,15 @@ def _create(arguments: argparse.Namespace, console: Console) -> int:
 def _adapt(arguments: argparse.Namespace, console: Console) -> int:
     from flare_app.provision.builder import adapt_kit
 
-    adapt_kit(arguments.kit_folder)
+    missing = adapt_kit(arguments.kit_folder)
     console.print(f"{arguments.kit_folder} is ready for fcl", highlight=False)
+    if missing:
+        console.print(
+            "its own local/resources.json keeps its class_allow_list, which does not allow these classes; jobs without "
+            f"code that name them will end there: {', '.join(missing)}",
+            highlight=False,
+            soft_wrap=True,
+        )
     return 0
 
 

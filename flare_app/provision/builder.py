@@ -43,12 +43,18 @@ class KitBuilder(Builder):
             adapt_kit(Path(ctx.get_ws_dir(participant)), self.dead_after_s)
 
 
-def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> None:
+def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> list[str]:
     """Change a kit in place; once or more often, with the same result.
+
+    What classes a job may name is filled into FLARE's ``resources.json.default`` alone. A ``resources.json`` is the
+    hospital's, and may allow fewer on purpose.
 
     Args:
         kit: of a server or a site: the folder with ``startup`` and ``local``.
         dead_after_s: see :class:`KitBuilder`.
+
+    Returns:
+        Classes of this app that the kit's own ``resources.json`` does not allow.
 
     Raises:
         FileNotFoundError: when the folder is no such kit.
@@ -58,20 +64,36 @@ def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> None:
         raise FileNotFoundError(
             f"{kit} is no kit of a server or a site: startup/fed_server.json or startup/fed_client.json is missing"
         )
-    resources_file = local / "resources.json"
-    if not resources_file.is_file():
-        resources_file = local / "resources.json.default"
-    resources = json.loads(resources_file.read_text())
-    # The key replaces FLARE's list as a whole.
-    resources["class_allow_list"] = [*DEFAULT_CLASS_ALLOW_LIST, *OWN_CLASSES]
+    own = local / "resources.json"
+    present = [file for file in (local / "resources.json.default", own) if file.is_file()]
+    if not present:
+        raise FileNotFoundError(f"{kit} is no kit of FLARE: local/resources.json.default is missing")
+    for file in present:
+        resources = json.loads(file.read_text())
+        if file != own:
+            # The key replaces FLARE's list as a whole.
+            resources["class_allow_list"] = [*DEFAULT_CLASS_ALLOW_LIST, *OWN_CLASSES]
+        if server:
+            _adapt_server(resources, dead_after_s)
+        else:
+            resources["allow_log_streaming"] = False
+        file.write_text(json.dumps(resources, indent=2) + "\n")
     if server:
-        _adapt_server(resources, dead_after_s)
         _keep_jobs_in_workspace(kit / "startup/sub_start.sh")
         _let_leads_read_their_logs(local / "authorization.json.default")
     else:
-        resources["allow_log_streaming"] = False
         _add_samples(local)
-    resources_file.write_text(json.dumps(resources, indent=2) + "\n")
+    return _missing_classes(own) if own.is_file() else []
+
+
+def _missing_classes(resources_file: Path) -> list[str]:
+    allowed = json.loads(resources_file.read_text()).get("class_allow_list", DEFAULT_CLASS_ALLOW_LIST)
+    # As FLARE reads it: a class, a package or module with all that is in it, or everything.
+    return [
+        name
+        for name in OWN_CLASSES
+        if not any(entry in ("*", name) or name.startswith(f"{entry.removesuffix('.')}.") for entry in allowed)
+    ]
 
 
 def _adapt_server(resources: dict[str, Any], dead_after_s: int) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcl.data.compare import STATISTICS_FILE
 from flare_app.provision.kits import ProvisionError
-from flare_app.records import ROUNDS_FILE, read_rounds
+from flare_app.records import ROUNDS_FILE
 
 if TYPE_CHECKING:
     from nvflare.fuel.flare_api.flare_api import Session
@@ -218,11 +218,6 @@ def download(session: Session, job_id: str, out: Path) -> Path:
     if not found:
         raise ProvisionError(f"the result of job {job_id} in {folder} has no {ROUNDS_FILE} and no {STATISTICS_FILE}")
     return found[0].parent
-
-
-def rounds_of(folder: Path) -> list[dict[str, Any]]:
-    """The log of rounds of a result."""
-    return read_rounds(folder / ROUNDS_FILE)
 
 
 def _failures(session: Session, job_id: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from flare_app.failures import failed
+from flare_app.peers import asker, not_for
 from flare_app.protocol import SiteError, TaskName, exported_in_full, with_report
 from flare_app.site import HostedJob
 from flare_app.statistics.spec import gathered
@@ -20,8 +21,8 @@ from flare_app.statistics.spec import gathered
 class DataStatisticsExecutor(Executor):
     """Has the bundle check and measure this site's data; the egress filter decides what of it leaves.
 
-    A second question in one job is refused: noise is drawn anew for each answer, and the mean of many answers would be
-    without.
+    Only the server may ask, and once in a job: noise is drawn anew for each answer, and the mean of many answers would
+    be without.
 
     Args:
         config, data, overrides, seed, bundle_root: see :class:`flare_app.executor.FCLExecutor`.
@@ -47,6 +48,9 @@ class DataStatisticsExecutor(Executor):
         if task_name != TaskName.STATISTICS:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
+            problem = not_for(task_name, asker(fl_ctx))
+            if problem:
+                raise SiteError(problem)
             return self._statistics(fl_ctx)
         except Exception as error:
             return failed(fl_ctx.get_identity_name(), task_name, error, self.logger)

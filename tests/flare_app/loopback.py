@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from nvflare.apis.app_validation import AppValidationKey
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, Task, TaskCompletionStatus
 from nvflare.apis.dxo import DXO, from_shareable
@@ -23,16 +25,35 @@ from flare_app.controller import FCLController
 from flare_app.egress import EgressFilter
 from flare_app.encryption.filters import DECRYPTED_TASKS, ENCRYPTED_TASKS, WeightDecryptor, WeightEncryptor
 from flare_app.executor import FCLExecutor
+from flare_app.peers import SERVER, asked_by
 from flare_app.protocol import Header, TaskName
 
 FAKE_BUNDLE = str(Path(__file__).parent / "fake_bundle")
 
 
-class FakeEngine:
-    """What controller and executor ask of FLARE's engines."""
+@contextmanager
+def asking(fl_ctx: FLContext, by: str) -> Iterator[None]:
+    """A task of the server's is fetched in this context, any other comes as a request of the peer ``by``."""
+    if by != SERVER:
+        with asked_by(by):
+            yield
+        return
+    fl_ctx.set_prop(FLContextKey.SSID, "session", sticky=False)  # as FLARE's communicator does
+    yield
 
-    def __init__(self, root: Path, sites: Sequence[str] = (), simulated: bool = True, secure: bool = False) -> None:
-        self.root, self.sites = root, sites
+
+class FakeEngine:
+    """What controller and executor ask of FLARE's engines; the job may bring code, its bundle say, unless told else."""
+
+    def __init__(
+        self,
+        root: Path,
+        sites: Sequence[str] = (),
+        simulated: bool = True,
+        secure: bool = False,
+        byoc: bool = True,
+    ) -> None:
+        self.root, self.sites, self.byoc = root, sites, byoc
         self.args = SimpleNamespace(threads=len(sites), gpu=None)
         self.events: list[str] = []
         self.simulated, self.secure = simulated, secure
@@ -41,8 +62,9 @@ class FakeEngine:
     def context(self, name: str) -> FLContext:
         if name not in self._managers:
             public = {} if name == "server" else {ReservedKey.FQSN: name}
+            private = {FLContextKey.JOB_META: {AppValidationKey.BYOC: True} if self.byoc else {}}
             self._managers[name] = FLContextManager(
-                engine=self, identity_name=name, job_id="job", public_stickers=public, private_stickers={}
+                engine=self, identity_name=name, job_id="job", public_stickers=public, private_stickers=private
             )
         fl_ctx = self._managers[name].new_context()
         fl_ctx.set_prop(FLContextKey.SIMULATE_MODE, self.simulated, private=True, sticky=False)
@@ -166,6 +188,10 @@ class Federation:
         fl_ctx.set_prop(FLContextKey.TASK_NAME, name, private=True, sticky=False)
         fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, self.scopes.get(site), private=True, sticky=False)
         fl_ctx.set_peer_context(FakeEngine(self.root).context(by))
+        with asking(fl_ctx, by):
+            return self._answered(site, name, data, fl_ctx)
+
+    def _answered(self, site: str, name: str, data: Shareable, fl_ctx: FLContext) -> Shareable:
         data = copy.deepcopy(data)  # and of the reply: over a wire nothing is shared
         decryptor, encryptor = self.ciphers.get(site, (None, None))
         if decryptor is not None and name in DECRYPTED_TASKS:

@@ -10,6 +10,7 @@ from torch import Tensor
 from flare_app.aggregation import (
     RunningAverage,
     apply_update,
+    count_problem,
     l2_norm,
     norm_limit,
     spec_difference,
@@ -165,6 +166,8 @@ def test_spec_names_dtype_and_shape() -> None:
         (GOOD, 2.5, "it trained on 2.5 slices"),
         (GOOD, True, "it trained on True slices"),
         (GOOD, None, "it trained on None slices"),
+        (GOOD, 2**31, None),
+        (GOOD, 2**31 + 1, "it trained on 2147483649 slices, more than the 2147483648 that it can have"),
         ({"w": GOOD["w"]}, 3, "its tensors do not fit the global weights: missing b"),
         ({**GOOD, "x": GOOD["b"]}, 3, "its tensors do not fit the global weights: unknown x"),
         (
@@ -184,6 +187,15 @@ def test_spec_names_dtype_and_shape() -> None:
 )
 def test_update_problem(update: dict[str, Tensor], count: object, message: str | None) -> None:
     assert update_problem(update, count, SPEC, max_norm=2.0) == message
+
+
+@pytest.mark.parametrize(("count", "declared", "fits"), [(24, 24, True), (25, 24, False), (2**40, 2**50, False)])
+def test_no_site_weighs_more_than_it_has(count: int, declared: int, fits: bool) -> None:
+    assert (count_problem(count, declared) is None) == fits
+
+
+def test_no_norm_is_within_a_limit_that_is_no_number() -> None:
+    assert "above the limit of nan" in str(update_problem(GOOD, 3, SPEC, max_norm=float("nan")))
 
 
 def test_without_a_norm_limit_any_finite_update_passes() -> None:

@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from nvflare.apis.dxo import DataKind
+from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from flare_app.executor import FCLExecutor
+from flare_app.peers import UNKNOWN
 from flare_app.protocol import Header, TaskName, reason_of, report_of, tensors_of, with_report, with_tensors
-from tests.flare_app.loopback import FAKE_BUNDLE, FakeEngine
+from tests.flare_app.loopback import FAKE_BUNDLE, FakeEngine, asking
 
 
 def _executor(**arguments: Any) -> FCLExecutor:
@@ -39,8 +40,16 @@ class Site:
     def __init__(self, root: Path, executor: FCLExecutor, **engine: Any) -> None:
         self.engine, self.executor, self.abort = FakeEngine(root, **engine), executor, Signal()
 
-    def do(self, name: str, task: Shareable) -> Shareable:
-        return self.executor.execute(name, task, self.engine.context("site-1"), self.abort)
+    def do(self, name: str, task: Shareable, by: str = "server") -> Shareable:
+        fl_ctx = self.engine.context("site-1")
+        with asking(fl_ctx, by):
+            return self.executor.execute(name, task, fl_ctx, self.abort)
+
+    def pull(self, number: Any, rows: Any = None, by: str = "site-2") -> Shareable:
+        request = Shareable()
+        request.set_header(Header.ROUND, number)
+        request.set_header(Header.PULL_ROWS, rows)
+        return self.do(TaskName.GET_FEATURES, request, by)
 
     def started(self, exchange: str = "none", route: str = "peer") -> dict[str, torch.Tensor]:
         reply = self.do(TaskName.INITIALIZE, _initialize(exchange, route))
@@ -54,10 +63,18 @@ def test_unknown_task_is_declined(tmp_path: Path) -> None:
 
 def test_only_a_job_with_the_right_to_bring_code_may_hold_some(tmp_path: Path) -> None:
     program = _executor(overrides={"batch_size": "$2 + 2"})
-    reply = Site(tmp_path, program).do(TaskName.INITIALIZE, _initialize())
-    assert reason_of(reply) == "a job without the right to bring code holds some: the override of 'batch_size'"
-    (tmp_path / "job" / "custom").mkdir(parents=True)
+    reply = Site(tmp_path, program, byoc=False).do(TaskName.INITIALIZE, _initialize())
+    assert reason_of(reply) == (
+        "a job without the right to bring code holds some: the override of 'batch_size', "
+        "a bundle_root other than the installed bundle"
+    )
     Site(tmp_path, program).started()
+
+
+def test_a_folder_for_code_that_came_into_being_gives_no_right_to_it(tmp_path: Path) -> None:
+    (tmp_path / "job" / "custom").mkdir(parents=True)
+    reply = Site(tmp_path, _executor(), byoc=False).do(TaskName.INITIALIZE, _initialize())
+    assert "without the right to bring code" in reason_of(reply)
 
 
 @pytest.mark.parametrize("name", [TaskName.INITIAL_WEIGHTS, TaskName.SHARE, TaskName.TRAIN, TaskName.VALIDATE])
@@ -103,19 +120,114 @@ def test_validation_is_of_the_weights_that_came(tmp_path: Path) -> None:
 def test_peers_get_the_snapshot_of_the_round_and_each_a_copy(tmp_path: Path) -> None:
     site = Site(tmp_path, _executor())
     weights = site.started("features")
-    request = Shareable()
-    request.set_header(Header.ROUND, 0)
-    assert "no features of round 0" in reason_of(site.do(TaskName.GET_FEATURES, request))
+    assert "no features of round 0" in reason_of(site.pull(0))
     reply = site.do(TaskName.SHARE, _round(weights))
     assert report_of(reply) == {"rows": 16, "volumes": 2, "privacy": None}
     assert reply.get_header(Header.ROUND) == 0
-    first, second = (tensors_of(site.do(TaskName.GET_FEATURES, request), "FCL_FEATURES") for _ in range(2))
+    first, second = (tensors_of(site.pull(0), "FCL_FEATURES") for _ in range(2))
     assert torch.equal(first["features"], second["features"])
     first["features"].zero_()
-    again = tensors_of(site.do(TaskName.GET_FEATURES, request), "FCL_FEATURES")
+    again = tensors_of(site.pull(0), "FCL_FEATURES")
     assert torch.equal(again["features"], second["features"])
-    request.set_header(Header.ROUND, 1)
-    assert "no features of round 1" in reason_of(site.do(TaskName.GET_FEATURES, request))
+    assert "no features of round 1" in reason_of(site.pull(1))
+
+
+@pytest.mark.parametrize(
+    ("number", "rows"),
+    [(0.0, None), (False, None), ("0", None), (None, None), (-1, None), (0, 2.0), (0, True), (0, -1), (0, "all")],
+)
+def test_a_request_for_features_is_in_whole_numbers_and_none_of_it_is_echoed(
+    tmp_path: Path, number: Any, rows: Any
+) -> None:
+    site = Site(tmp_path, _executor())
+    site.do(TaskName.SHARE, _round(site.started("features")))
+    assert site.pull(0).get_header(Header.ROUND) == 0
+    reply = site.pull(number, rows)
+    assert "in whole numbers" in reason_of(reply)
+    assert reply.get_header(Header.ROUND) is None
+
+
+@pytest.mark.parametrize("by", ["server", UNKNOWN])
+def test_features_are_for_peers_alone(tmp_path: Path, by: str) -> None:
+    site = Site(tmp_path, _executor())
+    site.do(TaskName.SHARE, _round(site.started("features")))
+    reply = site.pull(0, by=by)
+    assert reason_of(reply) == f"'get_features' is for peers of this job to ask, not for {by}"
+    assert "DXO" not in reply
+
+
+def test_what_the_server_relays_is_not_for_peers_to_pull(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    site.do(TaskName.SHARE, _round(site.started("features", "relay")))
+    assert reason_of(site.pull(0)) == "in this job the server relays features"
+
+
+def test_a_job_without_exchange_shows_no_features(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    assert reason_of(site.do(TaskName.SHARE, _round(site.started()))) == "no features are shown in this job"
+    assert "no features of round 0" in reason_of(site.pull(0))
+
+
+@pytest.mark.parametrize("by", ["site-2", UNKNOWN])
+def test_no_one_but_the_server_gets_a_task_done(tmp_path: Path, by: str) -> None:
+    site = Site(tmp_path, _executor(checkpoint_dir="state"))
+    weights = site.started("features")
+    site.do(TaskName.SHARE, _round(weights))
+    train = _round(weights)
+    train.set_header(Header.PEERS, [])
+    site.do(TaskName.TRAIN, train)
+    journal, states = tmp_path / "job/fcl/journal.txt", [file.name for file in (tmp_path / "state").iterdir()]
+    held, before = site.executor._weights.current, journal.read_text()
+    others = {name: tensor + 777 for name, tensor in weights.items()}
+    for name in set(TaskName.ALL) - {TaskName.GET_FEATURES}:
+        task = _initialize("features", "relay") if name == TaskName.INITIALIZE else _round(others, 1)
+        reply = site.do(name, task, by)
+        assert reason_of(reply) == f"{name!r} is for the server to ask, not for {by}"
+        assert "DXO" not in reply
+    assert site.executor._weights.current is held
+    assert site.executor._exchange.route == "peer"
+    assert site.executor._published.round == 0  # type: ignore[union-attr]
+    assert journal.read_text() == before
+    assert [file.name for file in (tmp_path / "state").iterdir()] == states == ["round_00001.pt"]
+
+
+def test_before_the_server_asks_nobody_can_make_a_site_forget_its_states(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    kept = tmp_path / "state/round_00009.pt"
+    kept.write_bytes(b"of the run that will go on")
+    site = Site(tmp_path, _executor(checkpoint_dir="state"))
+    site.do(TaskName.INITIALIZE, _initialize(), by="site-2")
+    assert kept.exists()
+    site.started()
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {Header.EXCHANGE: "features"},
+        {Header.ROUTE: "relay"},
+        {Header.FEATURE_BITS: 8},
+        {Header.PULL_ROWS: 3},
+        {Header.WEIGHT_BITS: 8},
+        {Header.ENCRYPTION: "he"},
+    ],
+)
+def test_terms_hold_for_the_whole_job(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Else a job that was opened without features could turn to them, past the privacy that the site wants for them."""
+    site = Site(tmp_path, _executor())
+    weights = site.started()
+    task = _initialize()
+    for name, value in changed.items():
+        task.set_header(name, value)
+    assert "the server asks for other terms than when this job began here" in reason_of(
+        site.do(TaskName.INITIALIZE, task)
+    )
+    assert not site.executor._exchange.active
+    again = _initialize()
+    again.set_header(Header.RESUME_ROUND, 4)
+    assert site.do(TaskName.INITIALIZE, again).get_return_code() == ReturnCode.OK
+    assert site.do(TaskName.TRAIN, _round(weights)).get_return_code() == ReturnCode.OK
 
 
 def test_training_with_exchange_needs_the_round_to_have_begun(tmp_path: Path) -> None:
@@ -124,6 +236,19 @@ def test_training_with_exchange_needs_the_round_to_have_begun(tmp_path: Path) ->
     task = _round({})
     task.set_header(Header.PEERS, ["site-1", "site-2"])
     assert reason_of(site.do(TaskName.TRAIN, task)) == "round 0 was not begun at this site"
+
+
+def test_nonsense_of_a_peer_does_not_end_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(tmp_path, _executor())
+    weights = site.started("features")
+    site.do(TaskName.SHARE, _round(weights))
+    sparse = {"features": torch.eye(8).to_sparse(), "partition": torch.zeros(8, dtype=torch.int16)}
+    sent = {"site-2": DXO("FCL_FEATURES", data=sparse, meta={"kind": "features", "round": 0, "volumes": 2})}
+    site.executor._peers.pull = lambda *_: sent  # type: ignore[method-assign]
+    task = _round(weights)
+    task.set_header(Header.PEERS, ["site-2"])
+    assert report_of(site.do(TaskName.TRAIN, task))["features_received"] == {}
+    assert "features from site-2 are not accepted" in caplog.text
 
 
 @pytest.mark.parametrize(("secure", "code"), [(False, ReturnCode.EXECUTION_EXCEPTION), (True, ReturnCode.OK)])

@@ -12,11 +12,12 @@ from nvflare.apis.shareable import Shareable
 from flare_app.aggregation import tensor_spec
 from flare_app.averaging import PlainRound
 from flare_app.exchange import FEATURES
-from flare_app.intake import introductions, shares, updates, validations
+from flare_app.intake import Shared, introductions, shares, updates, validations
 from flare_app.protocol import with_report, with_tensors
 from flare_app.records import RoundRecord, SiteRecord
 
 WEIGHTS = {"w": torch.tensor([3.0, 4.0])}
+SLICES = {"a": 5, "b": 7}  # that sites have declared
 REPORT = {
     "count": 5,
     "seconds": 2.0,
@@ -32,7 +33,7 @@ REPORT = {
 def _taken(report: dict[str, Any], peer_route: bool = True) -> tuple[str | None, RoundRecord, PlainRound]:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
     average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
-    accept = updates(average, record, peer_route)
+    accept = updates(average, record, peer_route, SLICES)
     return accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, report)), record, average
 
 
@@ -60,20 +61,27 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
     ("change", "problem"),
     [
         ({"count": 0}, "it trained on 0 slices"),
+        ({"count": 6}, "it trained on 6 slices, more than the 5 that it can have"),
+        ({"count": 2**63}, "more than the 5 that it can have"),
+        ({"count": "5"}, "it trained on '5' slices"),
         ({"features_received": {"z": 1}}, "it has features of z, which were not asked for any"),
         ({"metrics": {"loss": float("inf"), "x": 1.0}}, "metrics that are no finite numbers: loss"),
         ({"validation": {"dice": float("nan")}}, "metrics that are no finite numbers: dice"),
         ({"parts": {"training": float("nan")}}, "metrics that are no finite numbers: training"),
-        ({"seconds": "long"}, "could not convert string to float"),
+        ({"seconds": "long"}, "must be real number, not str"),
+        ({"peak_mib": float("nan")}, "no finite numbers: peak_mib"),
+        ({"metrics": {"loss": 2**63}}, "no finite numbers: loss"),
+        ({"metrics": {"loss": 10**400}}, "too large to convert to float"),
         ({"privacy": {"epsilon": "low"}}, "must be real number, not str"),
-        ({"features_received": {"b": None}}, "int() argument must be"),
+        ({"features_received": {"b": None}}, "bytes of features that it received are no whole numbers"),
+        ({"features_received": {"b": 10**400}}, "bytes of features that it received are no whole numbers"),
         ({"metrics": None}, "'NoneType' object has no attribute 'items'"),
     ],
 )
 def test_nothing_of_a_reply_that_is_rejected_is_kept(change: dict[str, Any], problem: str) -> None:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
     average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
-    accept = updates(average, record, peer_route=True)
+    accept = updates(average, record, True, SLICES)
     try:
         told = str(accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, {**REPORT, **change})))
     except Exception as error:
@@ -83,49 +91,91 @@ def test_nothing_of_a_reply_that_is_rejected_is_kept(change: dict[str, Any], pro
     assert record == RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
 
 
+WHOLE: dict[str, Any] = {
+    "spec": {"w": "float32 [2]"},
+    "config_hash": "",
+    "settings": {},
+    "shares_features": True,
+    "description": {"slices": 24, "volumes": 2.0},
+    "resumed_round": 0,
+}
+
+
 def test_introduction_must_be_complete() -> None:
     into: dict[str, dict[str, Any]] = {}
-    whole = {
-        "spec": {},
-        "config_hash": "",
-        "settings": {},
-        "shares_features": True,
-        "description": {},
-        "resumed_round": 0,
-    }
-    assert introductions(into)("a", with_report(whole)) is None
-    assert into == {"a": whole}
+    assert introductions(into)("a", with_report(WHOLE)) is None
+    assert into == {"a": WHOLE}
     with pytest.raises(ValueError, match="it does not tell its config_hash, spec"):
-        introductions(into)("b", with_report({k: whole[k] for k in whole if k not in ("spec", "config_hash")}))
-    with pytest.raises(ValueError, match="not in the form that was agreed"):
-        introductions(into)("b", with_report({**whole, "spec": "w"}))
+        introductions(into)("b", with_report({k: WHOLE[k] for k in WHOLE if k not in ("spec", "config_hash")}))
     with pytest.raises(TypeError, match="not JSON serializable"):
-        introductions(into)("b", with_report({**whole, "settings": {"seed": torch.zeros(1)}}))
+        introductions(into)("b", with_report({**WHOLE, "settings": {"seed": torch.zeros(1)}}))
     assert list(into) == ["a"]
 
 
 @pytest.mark.parametrize(
-    ("relayed", "reply", "kept"),
+    ("name", "value"),
     [
-        (False, with_report({"rows": 3}), True),
-        (False, with_report({}), False),
-        (False, with_report({"rows": "many"}), False),
-        (True, DXO(FEATURES, data={"features": torch.zeros(1, 2)}).to_shareable(), True),
-        (True, DXO(FEATURES, data={"features": [1.0]}).to_shareable(), False),
-        (True, DXO(FEATURES, data={"features": torch.zeros(2, 2), "partition": torch.zeros(1)}).to_shareable(), False),
-        (True, with_report({"rows": 3}), False),
-        (True, Shareable(), False),
+        ("spec", "w"),
+        ("spec", {"w": 2}),
+        ("spec", {"w": "float32 [2]", 1: "x"}),
+        ("config_hash", 3),
+        ("settings", []),
+        ("shares_features", "yes"),
+        ("description", {"volumes": 2}),
+        ("description", {"slices": "24"}),
+        ("description", {"slices": True}),
+        ("description", {"slices": -1}),
+        ("description", {"slices": 24, 1: 2}),
+        ("description", {"slices": 24, "hospital": "General"}),
+        ("description", {"slices": 24, "volumes": float("nan")}),
+        ("resumed_round", "1"),
     ],
 )
-def test_shares_are_kept_when_they_can_be_used(relayed: bool, reply: Shareable, kept: bool) -> None:
-    into: dict[str, Shareable] = {}
+def test_introduction_that_would_break_what_is_done_with_it_later_is_refused(name: str, value: Any) -> None:
+    into: dict[str, dict[str, Any]] = {}
+    with pytest.raises(ValueError, match=f"not in the form that was agreed: {name}"):
+        introductions(into)("b", with_report({**WHOLE, name: value}))
+    with pytest.raises(TypeError, match="not supported between"):
+        introductions(into)("b", with_report({**WHOLE, "settings": {"seed": 1, 2: 3}}))
+    assert into == {}
+
+
+def _features(**data: Any) -> Shareable:
+    plain = {"features": torch.zeros(3, 2), "partition": torch.zeros(3)}
+    return DXO(FEATURES, data={**plain, **data}).to_shareable()
+
+
+@pytest.mark.parametrize(
+    ("relayed", "reply", "rows"),
+    [
+        (False, with_report({"rows": 3}), 3),
+        (False, with_report({}), None),
+        (False, with_report({"rows": "many"}), None),
+        (False, with_report({"rows": "10"}), None),
+        (False, with_report({"rows": 3.0}), None),
+        (False, with_report({"rows": -1}), None),
+        (True, _features(), 3),
+        (True, DXO(FEATURES, data={"features": torch.zeros(1, 2)}).to_shareable(), None),
+        (True, _features(features=[1.0]), None),
+        (True, _features(features=torch.tensor(1.0)), None),
+        (True, _features(partition=torch.zeros(1)), None),
+        (True, _features(partition=torch.zeros(3).to_sparse()), None),
+        (True, _features(names=torch.zeros(3)), None),
+        (True, with_report({"rows": 3}), None),
+        (True, Shareable(), None),
+    ],
+)
+def test_shares_are_kept_when_they_can_be_used(relayed: bool, reply: Shareable, rows: int | None) -> None:
+    into: dict[str, Shared] = {}
     accept = shares(into, relayed)
-    if kept:
-        assert accept("a", reply) is None
-    else:
-        with pytest.raises((ValueError, KeyError)):
+    if rows is None:
+        with pytest.raises((ValueError, KeyError, TypeError)):
             accept("a", reply)
-    assert into == ({"a": reply} if kept else {})
+        assert into == {}
+        return
+    assert accept("a", reply) is None
+    assert into["a"].rows == rows
+    assert (into["a"].features is not None) == relayed
 
 
 def test_validations_are_finite_numbers() -> None:

@@ -11,6 +11,7 @@ from nvflare.apis.dxo import DataKind
 from torch import Tensor
 
 from fcl.networks.weights import read_weights
+from flare_app.egress import read_manifest
 from flare_app.records import read_rounds
 from flare_app.routing import choose_peers
 from tests.flare_app.loopback import Federation
@@ -168,7 +169,12 @@ def test_all_that_is_asked_together_counts_against_the_rows_of_a_round(tmp_path:
     record = read_rounds(passed.results / "rounds.jsonl")[0]
     assert all(len(entry["features_from"]) == 3 for entry in record["sites"].values())
     refused = Federation(tmp_path / "10", sites, controller, job_policy={"max_rows": 10}).run()
-    assert any("TASK_RESULT_FILTER_ERROR" in reason for reason in refused.panics)
+    assert refused.panics == []  # a peer that asks for more does not end a site's part
+    record = read_rounds(refused.results / "rounds.jsonl")[0]
+    assert sum(len(entry["features_from"]) for entry in record["sites"].values()) < 3 * 4
+    for site in sites:
+        lines, _ = read_manifest(refused.engines[site].root / "egress" / f"{site}.jsonl")
+        assert {line["rule"] for line in lines if line["event"] == "refused"} == {"features.rows"}
 
 
 def test_resumed_server_optimizer_ends_with_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:

@@ -1,20 +1,30 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from nvflare.apis.client import Client
+from nvflare.apis.client import from_dict as client_of
 from nvflare.apis.dxo import DXO
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReservedTopic, ReturnCode
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
+from nvflare.apis.utils.decomposers import flare_decomposers
+from nvflare.fuel.f3.cellnet.cell import Cell
+from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
+from nvflare.fuel.f3.message import Message
+from nvflare.private.aux_runner import AuxRunner
+from nvflare.private.fed.client.command_agent import CommandAgent
 
 from flare_app.exchange import FEATURES
-from flare_app.peers import Peers, feature_request
-from flare_app.protocol import Header
+from flare_app.peers import SERVER, UNKNOWN, Peers, asked_by, asker, feature_request, know_peers, not_for
+from flare_app.protocol import Header, TaskName, with_report
 
 Answer = Callable[[int], Shareable | None]
 
@@ -42,8 +52,6 @@ class Engine:
         yield self._manager.new_context()
 
     def get_job_clients(self, fl_ctx: FLContext) -> None:
-        from nvflare.apis.client import Client
-
         self.all_clients = [Client(name, None) for name in self.answers]
 
     def validate_targets(self, names: list[str]) -> tuple[list[str], list[str]]:
@@ -115,3 +123,140 @@ def test_a_site_alone_asks_nobody() -> None:
     answers, engine = _pull(Engine({}))
     assert answers == {}
     assert engine.requests == []
+
+
+class Asked:
+    """FLARE's engine at site-1, which notes who each request for a task is of; its cell and its runner of requests are
+    FLARE's own.
+
+    Args:
+        cell: of site-1 in the job.
+        clients: of the job, as the server says.
+        secure: whether the system has certificates.
+    """
+
+    def __init__(self, cell: Cell, clients: list[Client], secure: bool = False) -> None:
+        self.cell, self.clients = cell, clients
+        self.found: list[str] = []
+        private = {FLContextKey.SECURE_MODE: secure}
+        self.manager = FLContextManager(engine=self, identity_name="site-1", job_id="job", private_stickers=private)
+        self.aux = AuxRunner(self)
+        self.aux.register_aux_message_handler(ReservedTopic.DO_TASK, self._do_task)
+        self.dispatch = self.aux.dispatch
+        agent = CommandAgent(SimpleNamespace(cell=cell))
+        agent.start(self.manager.new_context())
+        self.get_clients, self.get_cell = (lambda: self.clients), (lambda: self.cell)
+        know_peers(self.manager.new_context())
+
+    def new_context(self) -> FLContext:
+        return self.manager.new_context()
+
+    def get_job_clients(self, fl_ctx: FLContext) -> None: ...
+
+    def _do_task(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        self.found.append(asker(fl_ctx))
+        return with_report({})
+
+
+@pytest.fixture(scope="module")
+def cells() -> Iterator[dict[str, Cell]]:
+    """FLARE's, joined within this process."""
+    flare_decomposers.register()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        url = f"tcp://localhost:{free.getsockname()[1]}"
+    names = ("server", "server.job", "site-1.job", "site-2.job", "site-2", "site-9.job")
+    made = {name: Cell(fqcn=name, root_url=url, secure=False, credentials={}) for name in names}
+    for cell in made.values():
+        cell.start()
+    yield made
+    for cell in made.values():
+        cell.stop()
+
+
+SITES = [Client("site-1", None), Client("site-2", None)]
+
+
+def _send(cell: Cell, **peer_props: Any) -> None:
+    request = Shareable()
+    request.set_peer_props({ReservedKey.IDENTITY_NAME: "server", **peer_props})
+    cell.send_request(
+        channel=CellChannel.AUX_COMMUNICATION,
+        topic=ReservedTopic.DO_TASK,
+        target="site-1.job",
+        request=Message({MessageHeaderKey.ORIGIN: "server.job"}, request),
+        timeout=5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sender", "expected"),
+    [
+        ("site-2.job", "site-2"),
+        ("site-2", UNKNOWN),  # not the process of this job
+        ("site-9.job", UNKNOWN),  # no site of the job
+        ("server.job", UNKNOWN),
+        ("server", UNKNOWN),
+        ("site-1.job", UNKNOWN),
+    ],
+)
+def test_who_asks_is_told_by_the_message_and_not_by_the_asker(
+    cells: dict[str, Cell], sender: str, expected: str
+) -> None:
+    engine = Asked(cells["site-1.job"], SITES)
+    _send(cells[sender])
+    _send(cells[sender], **{ReservedKey.FQSN: "site-3"})
+    assert engine.found == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    "posing",
+    [
+        {"name": "site-3", "fqcn": "server"},
+        {"name": "server", "fqcn": "server"},
+        {"name": "unknown"},
+        {"name": "site-3", "fqcn": "site-9"},
+    ],
+)
+def test_the_server_cannot_pose_as_a_site_by_what_it_says_of_who_takes_part(
+    cells: dict[str, Cell], posing: dict[str, str]
+) -> None:
+    engine = Asked(cells["site-1.job"], [*SITES, client_of(posing)])
+    for sender in ("server.job", "site-9.job"):
+        _send(cells[sender])
+    assert engine.found == [UNKNOWN, UNKNOWN]
+
+
+def _headers(secure: bool) -> dict[str, Any]:
+    return {
+        MessageHeaderKey.ORIGIN: "site-2.job",
+        MessageHeaderKey.TOPIC: ReservedTopic.DO_TASK,
+        MessageHeaderKey.SECURE: secure,
+    }
+
+
+@pytest.mark.parametrize(("encrypted", "expected"), [(True, "site-2"), (False, UNKNOWN)])
+def test_with_certificates_no_peer_asks_in_clear(cells: dict[str, Cell], encrypted: bool, expected: str) -> None:
+    """The reply is encrypted when the request is: else whoever sends it in another's name could read the reply."""
+    engine = Asked(cells["site-1.job"], SITES, secure=True)
+    request = Shareable()
+    request.set_peer_props({ReservedKey.IDENTITY_NAME: "site-2"})
+    answer = engine.cell.core_cell.req_reg.find(CellChannel.AUX_COMMUNICATION, ReservedTopic.DO_TASK).cb
+    answer(Message(_headers(encrypted), request))
+    assert engine.found == [expected]
+
+
+def test_a_task_that_came_by_no_known_way_is_of_nobody() -> None:
+    fl_ctx = FLContextManager(identity_name="site-1", job_id="job").new_context()
+    assert asker(fl_ctx) == UNKNOWN
+    with asked_by("site-2"):
+        assert asker(fl_ctx) == "site-2"
+    assert asker(fl_ctx) == UNKNOWN
+    fl_ctx.set_prop(FLContextKey.SSID, None, sticky=False)  # the simulator has no sessions to name
+    assert asker(fl_ctx) == SERVER
+
+
+@pytest.mark.parametrize("task", [*TaskName.ALL, TaskName.STATISTICS])
+def test_peers_may_ask_for_features_and_the_server_for_all_else(task: str) -> None:
+    allowed = {who for who in (SERVER, "site-2", UNKNOWN) if not_for(task, who) is None}
+    assert allowed == ({"site-2"} if task == TaskName.GET_FEATURES else {SERVER})

@@ -8,7 +8,8 @@ from nvflare.apis.dxo import from_dict, from_shareable
 
 from fcl.federation import FeatureSet
 from flare_app.exchange import Exchange, encode, no_features, rows_in
-from flare_app.protocol import Header, with_report
+from flare_app.intake import Shared
+from flare_app.protocol import Header
 from flare_app.routing import choose_peers, feature_payloads
 
 SITES = [f"site-{number}" for number in range(1, 11)]
@@ -47,7 +48,7 @@ def test_sites_that_offer_nothing_ask_and_are_not_asked() -> None:
 
 
 def test_peer_route_tells_names_one_payload_for_all_where_all_ask_all() -> None:
-    shared = {site: with_report({"rows": 0 if site == "c" else 3}) for site in "cab"}
+    shared = {site: Shared(0 if site == "c" else 3) for site in "cab"}
     ((payload, sites),) = feature_payloads(Exchange("features"), 0, shared)
     assert (payload.get_header(Header.PEERS), sites) == (["a", "b"], ["a", "b", "c"])
     payloads = feature_payloads(Exchange("features", fan_out=1), 0, shared)
@@ -60,7 +61,8 @@ def _shown(rows: int) -> FeatureSet:
 
 
 def test_relay_forwards_the_chosen_peers_and_a_sample_of_each() -> None:
-    shared = {s: encode(_shown(0 if s == "site-3" else 6), "features", 4).to_shareable() for s in SITES}
+    rows = {site: 0 if site == "site-3" else 6 for site in SITES}
+    shared = {site: Shared(count, encode(_shown(count), "features", 4)) for site, count in rows.items()}
     payloads = feature_payloads(Exchange("features", "relay", fan_out=2, pull_rows=4), 4, shared)
     chosen = choose_peers(4, SITES, [site for site in SITES if site != "site-3"], 2)
     for payload, sites in payloads:

@@ -70,7 +70,7 @@ def test_overrides_are_config_keys() -> None:
     assert settings.overrides() == {"dataset_dir": "/d", "batch_size": 8, "device": "$torch.device('cuda:1')"}
 
 
-def test_privacy_of_features_reaches_a_job_that_shows_features_and_no_other() -> None:
+def test_privacy_of_features_is_none_of_the_plain_overrides() -> None:
     content = {
         "batch_size": 8,
         "feature_privacy": {"noise_multiplier": 1.2, "rows_per_patient": None},
@@ -79,11 +79,7 @@ def test_privacy_of_features_reaches_a_job_that_shows_features_and_no_other() ->
     settings = SiteSettings.from_dict(content, "local/fcl_site.json")
     assert settings.withhold == ()
     assert settings.overrides() == {"batch_size": 8}
-    assert settings.overrides(shows_features=True) == {
-        "batch_size": 8,
-        "noise_multiplier": 1.2,
-        "rows_per_patient": None,
-    }
+    assert settings.feature_privacy == {"noise_multiplier": 1.2, "rows_per_patient": None}
 
 
 def test_seeds_differ_by_site_and_job_and_stay_the_same() -> None:

@@ -12,11 +12,14 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from fcl.data.check import load_nifti
+
 
 def write_label_map(label_map: np.ndarray, like: str | Path, path: str | Path) -> None:
     """Write a label map with the header of ``like``: affine, its codes and units stay as they are, voxels are uint8.
 
-    MONAI's ``SaveImage`` keeps the affine only, not which of qform and sform a viewer shall believe.
+    MONAI's ``SaveImage`` keeps the affine only, not which of qform and sform a viewer shall believe. NIfTI-2 stays
+    NIfTI-2; of an image that is no NIfTI the geometry is kept.
 
     Args:
         label_map: (H, W, D), values 0..255.
@@ -29,15 +32,16 @@ def write_label_map(label_map: np.ndarray, like: str | Path, path: str | Path) -
     path, like = Path(path), Path(like)
     if path.exists() and path.samefile(like):
         raise ValueError(f"the label map would replace its own image {like}: choose another --output_dir.")
-    source = nib.Nifti1Image.from_filename(like)
+    source = load_nifti(like)
     if label_map.shape != source.shape[:3]:
         raise ValueError(f"{like} has shape {source.shape}, the label map made for it {label_map.shape}.")
-    header = source.header.copy()
+    kind = nib.Nifti2Image if isinstance(source.header, nib.Nifti2Header) else nib.Nifti1Image
+    header = kind.header_class.from_header(source.header)
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(label_map.astype(np.uint8), source.affine, header), path)
+    nib.save(kind(label_map.astype(np.uint8), source.affine, header), path)
 
 
 class WriteLabelMapd(MapTransform):

@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import affine_to_spacing
 
+from fcl.data.check import load_nifti
 from fcl.evaluation.metrics import CaseScore, score_volume
 from fcl.evaluation.overlays import RANKS, choose_cases, draw_case
 from fcl.evaluation.table import print_summary, summarise, write_csv, write_summary
@@ -89,8 +89,7 @@ class ScoreRecorder:
     def _draw(self, rank: str, case: CaseScore) -> None:
         item = self.items[case.case]
         image, truth, prediction = (
-            nib.Nifti1Image.from_filename(file)
-            for file in (item["image"], item["truth"], self.predictions_dir / f"{case.case}.nii.gz")
+            load_nifti(file) for file in (item["image"], item["truth"], self.predictions_dir / f"{case.case}.nii.gz")
         )
         # Indexed before it is an array, so that no other frame is read.
         voxels = image.dataobj[..., item["frame"]] if len(image.shape) == 4 else image.dataobj

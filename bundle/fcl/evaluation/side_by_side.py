@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from fcl.commandline import key_value
+from fcl.data.check import load_nifti
 from fcl.evaluation.overlays import draw_case
 
 
@@ -33,8 +33,8 @@ def draw_side_by_side(image: Path, maps: dict[str, Path], labels: dict[str, int]
     Raises:
         ValueError: when a label map is not on the grid of the image.
     """
-    volume = nib.Nifti1Image.from_filename(image)
-    read = {name: nib.Nifti1Image.from_filename(file) for name, file in maps.items()}
+    volume = load_nifti(image)
+    read = {name: load_nifti(file) for name, file in maps.items()}
     wrong = [f"{maps[name]} has shape {found.shape}" for name, found in read.items() if found.shape != volume.shape]
     if wrong:
         raise ValueError(f"{image} has shape {volume.shape}, but {'; '.join(wrong)}")

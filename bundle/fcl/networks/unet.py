@@ -10,6 +10,7 @@ Axes are (B, C, H, W) in 2-D and (B, C, H, W, D) in 3-D: the slice axis comes la
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from monai.networks.layers.factories import Conv, Pool
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from monai.networks.nets.dynunet import DynUNet
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 # MONAI's way to name a layer: "batch", or ("group", {"num_groups": 8}); JSON gives a list for the tuple.
 LayerSpec = str | Sequence[Any]
@@ -140,10 +142,14 @@ class UNetEncoder(nn.Module):
                 f"got shape {tuple(x.shape)}"
             )
         size, smallest = tuple(x.shape[2:]), self.reductions[-1]
-        if any(side < least for side, least in zip(size, smallest, strict=True)):
+        coarsest = [side // least for side, least in zip(size, smallest, strict=True)]
+        apart = any(_normalises_apart(module) for module in self.downs[-1].modules())
+        if any(side < 1 for side in coarsest) or (apart and math.prod(coarsest) == 1):
+            more = ", and one side twice that, as its norm needs several voxels of each image" if apart else ""
+            way_out = "fewer channels, smaller strides, or a larger spatial_size (of slabs: slab_depth)"
             raise ValueError(
-                f"an image of {size} voxels is too small for {len(self.downs)} poolings: it needs at least {smallest}. "
-                "Give fewer channels, smaller strides, or a larger spatial_size (of slabs: slab_depth)."
+                f"an image of {size} voxels is too small for {len(self.downs)} poolings: it needs at least "
+                f"{smallest}{more}. Give {way_out}{', or the norm batch' if apart else ''}."
             )
 
 
@@ -233,10 +239,15 @@ class SegmentationUNet(nn.Module):
         """Logits.
 
         Shape:
-            x: (B, in_channels, H, W[, D]), sides of at least ``encoder.reductions[-1]``; result: (B, out_channels, H,
-            W[, D]).
+            x: (B, in_channels, H, W[, D]), sides of at least ``encoder.reductions[-1]``, one of them twice that with
+            instance normalisation; result: (B, out_channels, H, W[, D]).
         """
         return self.decoder(self.encoder(x))
+
+
+def _normalises_apart(module: nn.Module) -> bool:
+    """Whether each channel of each image is normalised by its own voxels alone, which must then be several."""
+    return isinstance(module, _InstanceNorm) and (module.training or not module.track_running_stats)
 
 
 def _down(spatial_dims: int, wide: int, wider: int, stride: tuple[int, ...], **common: Any) -> Down:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 Entry = tuple[float, float, int]
@@ -25,18 +27,21 @@ _ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 128, 256, 5
 
 def epsilon_of(history: Iterable[Entry], delta: float) -> float:
     """Epsilon of the composed Gaussian releases at ``delta``, by opacus' Renyi accountant; 0 for none."""
-    return _epsilon(tuple(history), delta)
+    spent = [_renyi(noise, rate) * steps for noise, rate, steps in history]
+    if not spent:
+        return 0.0
+    from opacus.accountants.analysis.rdp import get_privacy_spent  # seconds to import, and only noise needs it
+
+    epsilon, _ = get_privacy_spent(orders=_ORDERS, rdp=sum(spent), delta=delta)
+    return float(epsilon)
 
 
 @lru_cache(maxsize=256)
-def _epsilon(history: tuple[Entry, ...], delta: float) -> float:
-    if not history:
-        return 0.0
-    from opacus.accountants import RDPAccountant  # seconds to import, and only noise needs it
+def _renyi(noise_multiplier: float, sample_rate: float) -> np.ndarray:
+    """Of one step, at each of the orders. Kept, since histories of many patients are made of few kinds of step."""
+    from opacus.accountants.analysis.rdp import compute_rdp
 
-    accountant = RDPAccountant()
-    accountant.history = list(history)
-    return float(accountant.get_epsilon(delta, alphas=_ORDERS))
+    return compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=_ORDERS)
 
 
 class PrivacyLedger:
@@ -66,22 +71,15 @@ class PrivacyLedger:
 
     def history(self) -> History:
         """Of the patient who has spent most."""
-        histories = [self._known]
-        entries = [entry for entry in self._read() if entry["scope"] == self.scope]
-        # Patients of one job share a history, so there are few distinct ones.
-        for patient in self.patients:
-            own: History = []
-            for entry in entries:
-                if patient in entry["patients"]:
-                    own = _added(own, (entry["noise_multiplier"], entry["sample_rate"], entry["steps"]))
-            if own not in histories:
-                histories.append(own)
-        return list(max(histories, key=self._epsilon))
+        return list(max(self._histories(), key=self._epsilon))
 
     def epsilon(self, further: Entry | None = None) -> float:
-        """Spent so far by the patient who has spent most; with ``further``, after that release."""
-        history = self.history()
-        return epsilon_of(_added(history, further) if further else history, self.delta)
+        """Of the patient who has spent most; with ``further``, of the one who will have after that release.
+
+        They need not be the same: of two histories the one with less epsilon now may have more after another release.
+        """
+        histories = self._histories()
+        return max(self._epsilon(_added(history, further) if further else history) for history in histories)
 
     @property
     def releases(self) -> int:
@@ -127,10 +125,27 @@ class PrivacyLedger:
                 last["steps"] += spent[2]
             else:
                 entries.append({**same, "steps": spent[2], "patients": self.patients})
-            entries[-1]["last"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            entries[-1]["last"] = datetime.now(UTC).isoformat(timespec="seconds")
             self._write(self.file, entries)
         self._known = _added(self._known, spent)
         return True
+
+    def _histories(self) -> list[History]:
+        """Those that differ: patients of one job share theirs, so there are few."""
+        entries = [
+            (frozenset(entry["patients"]), (entry["noise_multiplier"], entry["sample_rate"], entry["steps"]))
+            for entry in self._read()
+            if entry["scope"] == self.scope
+        ]
+        takings = dict.fromkeys(tuple(patient in names for names, _ in entries) for patient in self.patients)
+        histories = [self._known]
+        for taking in takings:
+            own: History = []
+            for _, spent in compress(entries, taking):
+                own = _added(own, spent)
+            if own not in histories:
+                histories.append(own)
+        return histories
 
     def _epsilon(self, history: Iterable[Entry]) -> float:
         return epsilon_of(history, self.delta)
@@ -154,7 +169,10 @@ class PrivacyLedger:
     @staticmethod
     def _write(file: Path, entries: list[dict[str, Any]]) -> None:
         half_written = file.with_name(file.name + ".tmp")
-        with open(half_written, "w", encoding="utf-8") as stream:
+        half_written.unlink(missing_ok=True)  # of a crash; it would keep the mode that it has
+        # It names patients: for its owner alone, whatever the umask.
+        descriptor = os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as stream:
             json.dump({"version": _VERSION, "entries": entries}, stream, indent=1)
             stream.flush()
             os.fsync(stream.fileno())

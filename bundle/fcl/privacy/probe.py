@@ -1,6 +1,10 @@
 """How much do features of your patients give away? Attacks them, in every way of sharing, and prints a table.
 
-    python -m fcl.privacy.probe --dataset_dir <folder> --data acdc --checkpoint <last.pt> --split_file <split.json>
+    python -m fcl.privacy.probe --dataset_dir <folder> --data acdc --checkpoint <last.pt> --split_file <split.json> \\
+        --set fold=<fold of the pre-training> --set partitions=<partitions of the pre-training>
+
+Network and grid are those of the checkpoint's card. Fold and partitions stand on no card: with another fold, patients
+that were trained on count as held out.
 
 The attacker has the weights of the last round, which every site and the server have, and what each mode shows. Three
 questions: was this patient trained on (the attacker has a scan of the patient: the very one, or another one); are two
@@ -21,24 +25,22 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
-import fcl
 from fcl.commandline import key_value
-from fcl.config import card_settings, check_overlays
-from fcl.data import SliceDataset, SliceLoader
+from fcl.config import card_settings
 from fcl.data.splits import read_split
-from fcl.networks import load_weights
 from fcl.privacy.accounting import epsilon_of
 from fcl.privacy.attacks import (
     Bootstrap,
@@ -50,6 +52,7 @@ from fcl.privacy.attacks import (
     linkage,
     membership,
 )
+from fcl.privacy.cohort import Cohort, Reading, check_card, collect, configuration, parsed
 from fcl.privacy.mechanisms import (
     features_sensitivity,
     noised,
@@ -58,39 +61,25 @@ from fcl.privacy.mechanisms import (
     prototypes_sensitivity,
 )
 
+logger = logging.getLogger(__name__)
+
 QUESTIONS = ("member, same scan", "member, other scan", "same patient", "same patient, other scan", "hospital")
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """All slices under one encoder.
-
-    Args:
-        rows: un-augmented features; patients and sites are numbered through.
-        view_alignment: (P,) mean cosine of two augmented views of a patient's slices.
-        member: (P,) whether a patient was trained on.
-        site: (P,) its site.
-        partitions: S.
-    """
-
-    rows: Rows
-    view_alignment: Tensor
-    member: Tensor
-    site: Tensor
-    partitions: int
-
-    @property
-    def chance(self) -> float:
-        """Of naming the right hospital."""
-        return 1 / len(self.site.unique())
-
-
-@dataclass(frozen=True)
 class Mode:
-    """A way of sharing: ``kind`` none, prototypes, features or control; noise multiplier, 0 for none."""
+    """A way of sharing: ``kind`` none, prototypes, features or control; noise multiplier, 0 for none.
+
+    Raises:
+        ValueError: on noise that is negative or not finite.
+    """
 
     kind: str
     noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.noise < math.inf:
+            raise ValueError(f"noise must be a finite multiplier, 0 for none; got {self.noise}")
 
     @property
     def name(self) -> str:
@@ -108,6 +97,9 @@ class Settings:
         repeats: independent runs of the noise, averaged.
         bootstrap: samples of the bootstrap over patients.
         seed: of all of it; the noise of a real release has none.
+
+    Raises:
+        ValueError: on a count below 1, or a delta outside 0..1.
     """
 
     releases: int = 14
@@ -116,6 +108,13 @@ class Settings:
     repeats: int = 20
     bootstrap: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("releases", "rows_per_patient", "repeats", "bootstrap"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 < self.delta < 1.0:
+            raise ValueError(f"delta is the chance that the promise fails, above 0 and below 1; got {self.delta}")
 
 
 def release(mode: Mode, rows: Rows, settings: Settings, partitions: int, generator: torch.Generator) -> Rows:
@@ -207,98 +206,12 @@ def epsilon(mode: Mode, settings: Settings) -> float | None:
     return epsilon_of([(mode.noise, 1.0, settings.releases)], settings.delta)
 
 
-@torch.no_grad()
-def collect(
-    configure: Callable[[str | None], ConfigParser], sites: Sequence[str | None], checkpoint: str | Mapping[str, Tensor]
-) -> Cohort:
-    """Features of all patients of all sites.
-
-    Args:
-        configure: the pre-training configuration of a site (None: of all data).
-        sites: names.
-        checkpoint: file or tensors, as ``load_weights`` takes them.
-    """
-    shared = configure(sites[0])
-    network, augmentation = shared.get_parsed_content("network"), shared.get_parsed_content("augmentation")
-    load_weights(network, checkpoint)
-    device, seed = shared.get_parsed_content("device"), int(shared.get_parsed_content("seed"))
-    network.eval()
-    parts, alignments = [], []
-    members: list[bool] = []
-    patient_sites: list[int] = []
-    volumes = 0
-    for number, site in enumerate(sites):
-        parser = configure(site)
-        split, cache = parser.get_parsed_content("site_split"), parser.get_parsed_content("slice_cache")
-        if not split.validation_volumes:
-            raise ValueError("the probe compares with held-out patients, and there are none: set `fold`")
-        dataset = SliceDataset(
-            cache,
-            [*split.train_volumes, *split.validation_volumes],
-            slab_depth=parser.get_parsed_content("slab_depth"),
-        )
-        names = sorted({info.patient for info in dataset.volume_infos})
-        trained = {record.patient for record in split.train}
-        of_volume = torch.tensor([names.index(info.patient) for info in dataset.volume_infos])
-        patient = of_volume[dataset.volume]
-        features, alignment = _embed(network, augmentation, dataset, device, seed)
-        site_N = torch.full_like(patient, number)
-        parts.append(Rows(features, dataset.partition, patient + len(members), site_N, dataset.volume + volumes))
-        alignments.append(torch.bincount(patient, alignment.double()) / torch.bincount(patient))
-        members += [name in trained for name in names]
-        patient_sites += [number] * len(names)
-        volumes += len(dataset.volume_infos)
-    partitions = int(shared.get_parsed_content("partitions"))
-    return Cohort(
-        Rows.together(parts), torch.cat(alignments), torch.tensor(members), torch.tensor(patient_sites), partitions
-    )
-
-
-def _embed(
-    network: Any, augmentation: Any, dataset: SliceDataset, device: torch.device, seed: int, views: int = 4
-) -> tuple[Tensor, Tensor]:
-    """Features (N, D) of the slices, and the mean cosine (N,) between pairs of augmented views."""
-    generator = torch.Generator(device=device).manual_seed(seed)
-    features, alignments = [], []
-    for batch in SliceLoader(dataset, 128, shuffle=False):
-        image = batch["image"].to(device)
-        features.append(network(image).float().cpu())
-        seen = torch.stack([network(augmentation(image, generator=generator)[0]).float() for _ in range(views)])
-        # |sum|^2 holds every pair twice, and each view with itself once.
-        alignments.append(((seen.sum(dim=0).square().sum(dim=1) - views) / (views * (views - 1))).cpu())
-    return torch.cat(features), torch.cat(alignments)
-
-
-def configuration(
-    dataset_dir: str | None, split_file: str | None, data: str | None, overrides: dict[str, Any]
-) -> Callable[[str | None], ConfigParser]:
-    """Gives the pre-training configuration of a site.
-
-    Raises:
-        ValueError: on a key that ``pretrain.json`` lacks.
-    """
-    configs = fcl.bundle_root() / "configs"
-    files = [configs / "pretrain.json"]
-    if data is not None:
-        files.append(Path(data) if data.endswith(".json") else configs / "data" / f"{data}.json")
-    given = {"dataset_dir": dataset_dir, "split_file": split_file, **overrides}
-
-    def configure(site: str | None) -> ConfigParser:
-        parser = ConfigParser()
-        parser.read_config([str(file) for file in files])
-        parser.update({key: value for key, value in {**given, "site": site}.items() if value is not None})
-        check_overlays(parser, "pretrain")
-        parser.parse(reset=True)
-        parser.get_parsed_content("imports")
-        return parser
-
-    return configure
-
-
-def show(results: Sequence[dict[str, Any]], cohort: Cohort, settings: Settings, console: Console) -> None:
+def show(
+    results: Sequence[dict[str, Any]], cohort: Cohort, reading: Reading, settings: Settings, console: Console
+) -> None:
     """The table."""
     members, held_out = int(cohort.member.sum()), int((~cohort.member).sum())
-    title = f"{members} patients trained on, {held_out} held out, {len(cohort.site.unique())} sites"
+    title = f"{members} patients trained on, {held_out} held out, {len(cohort.site.unique())} sites\n{reading}"
     table = Table(
         title=title, caption=f"AUC (0.5: nothing learnt) and top-1 (chance {cohort.chance:.2f}), 95 % intervals"
     )
@@ -317,14 +230,21 @@ def _cell(estimate: Estimate | None) -> str:
     return "-" if estimate is None else f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
-def write(results: Sequence[dict[str, Any]], cohort: Cohort, settings: Settings, folder: Path) -> None:
+def write(
+    results: Sequence[dict[str, Any]], cohort: Cohort, reading: Reading, settings: Settings, folder: Path
+) -> None:
     """``probe.json`` and ``probe.csv``."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = [
         {key: value._asdict() if isinstance(value, Estimate) else value for key, value in result.items()}
         for result in results
     ]
-    content = {"settings": asdict(settings), "chance_hospital": cohort.chance, "modes": plain}
+    content = {
+        "settings": asdict(settings),
+        "reading": asdict(reading),
+        "chance_hospital": cohort.chance,
+        "modes": plain,
+    }
     (folder / "probe.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     with open(folder / "probe.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -355,26 +275,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="key of pretrain.json"
     )
     options = parser.parse_args(arguments)
-    settings = Settings(**{name: getattr(options, name) for name in asdict(default)})
     try:
-        known = card_settings(options.checkpoint, "architecture")
-        overrides = {"from_card": known, **dict(options.set)}
-        configure = configuration(options.dataset_dir, options.split_file, options.data, overrides)
-        split_file = configure(None).get_parsed_content("split_file")
+        settings = Settings(**{name: getattr(options, name) for name in asdict(default)})
+        modes = [Mode("none")]
+        for kind in ("prototypes", "features"):
+            modes += [Mode(kind), *(Mode(kind, noise) for noise in options.noise)]
+        modes.append(Mode("control"))
+        known = card_settings(options.checkpoint, "architecture", "preprocessing")
+        if not known:
+            logger.warning("%s has no card: network and grid are as pretrain.json and --set say", options.checkpoint)
+        configure = configuration(options.dataset_dir, options.split_file, options.data, dict(options.set), known)
+        whole = configure(None)
+        check_card(whole)
+        reading, split_file = Reading.of(whole), parsed(whole, "split_file")
         sites: list[str | None] = list(read_split(split_file)["sites"]) if split_file else [None]
         cohort = collect(configure, sites, options.checkpoint)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    modes = [Mode("none")]
-    for kind in ("prototypes", "features"):
-        modes += [Mode(kind), *(Mode(kind, noise) for noise in options.noise)]
-    modes.append(Mode("control"))
     results = [
         {"mode": mode.name, "epsilon": epsilon(mode, settings), **probe(cohort, mode, settings)} for mode in modes
     ]
-    show(results, cohort, settings, Console())
+    show(results, cohort, reading, settings, Console())
     if options.out is not None:
-        write(results, cohort, settings, options.out)
+        write(results, cohort, reading, settings, options.out)
 
 
 if __name__ == "__main__":

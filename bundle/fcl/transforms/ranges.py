@@ -27,7 +27,7 @@ def factor_range(value: Sequence[float], name: str) -> tuple[float, float]:
     Raises:
         ValueError: when ``value`` is no such pair.
     """
-    low, high = _pair(value, value, name)
+    low, high = _pair(value, value, name, "a pair")
     if low <= 0.0:
         raise ValueError(
             f"{name} holds factors, so both must be positive: write (0.7, 1.3), not (-0.3, 0.3); got {value}"
@@ -69,9 +69,12 @@ def between_factors(uniform: Tensor, bounds: tuple[float, float]) -> Tensor:
     return between(uniform, (math.log(bounds[0]), math.log(bounds[1]))).exp()
 
 
-def _pair(value: Sequence[float], given: Range, name: str) -> tuple[float, float]:
-    if len(value) != 2 or not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in value):
-        raise ValueError(f"{name} must be a number or a pair (low, high) of finite numbers, got {given}")
+def _pair(value: Sequence[float], given: Range, name: str, wanted: str = "a number or a pair") -> tuple[float, float]:
+    finite = isinstance(value, Sequence) and all(
+        isinstance(each, int | float) and math.isfinite(each) for each in value
+    )
+    if not finite or len(value) != 2:
+        raise ValueError(f"{name} must be {wanted} (low, high) of finite numbers, got {given}")
     low, high = float(value[0]), float(value[1])
     if low > high:
         raise ValueError(f"{name} must have low <= high, got {given}")

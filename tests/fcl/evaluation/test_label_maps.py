@@ -38,6 +38,30 @@ def test_geometry_is_the_images_own(image: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(written.header.get_zooms(), source.header.get_zooms())
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "written_as"),
+    [
+        (nib.Nifti2Image, "wide.nii", nib.Nifti2Image),
+        (nib.Nifti2Pair, "wide.img", nib.Nifti2Image),
+        (nib.Nifti1Pair, "pair.img", nib.Nifti1Image),
+        (nib.MGHImage, "freesurfer.mgz", nib.Nifti1Image),
+    ],
+)
+def test_other_kinds_of_image_keep_their_geometry(image: Path, tmp_path: Path, kind, name: str, written_as) -> None:
+    source = kind.from_image(nib.load(image))
+    nib.save(source, tmp_path / name)
+    label_map = np.random.default_rng(0).integers(0, 4, (6, 5, 4))
+    write_label_map(label_map, tmp_path / name, tmp_path / "labels.nii.gz")
+    written = nib.load(tmp_path / "labels.nii.gz")
+    assert type(written) is written_as
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(written.dataobj), label_map)
+    np.testing.assert_allclose(written.affine, source.affine, atol=1e-5)
+    np.testing.assert_allclose(written.header.get_zooms(), source.header.get_zooms(), rtol=1e-6)
+    if kind is not nib.MGHImage:
+        assert written.header["qform_code"] == source.header["qform_code"] == 1
+
+
 def test_another_shape_is_refused(image: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\(6, 5, 4\).*\(6, 5, 3\)"):
         write_label_map(np.zeros((6, 5, 3)), image, tmp_path / "labels.nii.gz")

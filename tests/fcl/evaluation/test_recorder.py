@@ -103,6 +103,18 @@ def test_of_a_4d_image_the_frame_is_drawn(engine, tmp_path: Path) -> None:
     assert written.read_bytes() == of_3d
 
 
+def test_of_nifti_2_the_same_is_drawn(engine, tmp_path: Path) -> None:
+    evaluator, _, items = engine
+    evaluator.run([0])
+    written = tmp_path / "out" / "overlay_worst_p1_a.png"
+    of_nifti_1 = written.read_bytes()
+    for kind in ("image", "truth"):
+        nib.save(nib.Nifti2Image.from_image(nib.load(items[0][kind])), items[0][kind])
+    evaluator.run([0])
+    assert isinstance(nib.load(tmp_path / "maps" / "p1_a.nii.gz"), nib.Nifti2Image)
+    assert written.read_bytes() == of_nifti_1
+
+
 def test_unknown_volumes_are_no_silent_zero(engine) -> None:
     _, recorder, _ = engine
     truth = MetaTensor(torch.zeros(1, 2, 2, 2), affine=torch.from_numpy(AFFINE))

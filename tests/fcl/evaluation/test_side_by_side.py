@@ -32,6 +32,18 @@ def test_a_column_for_the_image_the_truth_and_each_prediction(tmp_path: Path) ->
     assert all((equal[:20, column, 0] < 0.5).any() for column in columns)
 
 
+def test_nifti_2_is_drawn_as_nifti_1_is(tmp_path: Path) -> None:
+    truth = np.zeros((8, 8, 4), dtype=np.uint8)
+    truth[2:6, 2:6, 1:3] = 1
+    pictures = []
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        file = tmp_path / f"{kind.__name__}.nii"
+        nib.save(kind(truth, np.diag([1.5, 1.5, 8.0, 1.0])), file)
+        draw_side_by_side(file, {"truth": file}, {"lv": 1}, tmp_path / "out.png")
+        pictures.append((tmp_path / "out.png").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
 def test_a_map_on_another_grid_is_refused(tmp_path: Path) -> None:
     image, other = (volume(tmp_path / f"{n}.nii.gz", np.zeros((4, 4, n), np.uint8)) for n in (2, 3))
     with pytest.raises(ValueError, match=r"has shape \(4, 4, 2\), but .*3.nii.gz has shape \(4, 4, 3\)"):

@@ -172,6 +172,43 @@ def test_bad_images_are_refused(shape, message):
         UNetEncoder(channels=(2, 4, 8))(torch.rand(shape))
 
 
+INSTANCE = ["instance", {"affine": True}]
+
+
+@pytest.mark.parametrize(
+    ("norm", "train", "size", "strides"),
+    [
+        (INSTANCE, True, (4, 4), None),
+        (INSTANCE, False, (7, 7), None),
+        ("INSTANCE", True, (4, 4, 1), [[2, 2, 1]] * 2),
+        (["instance", {"track_running_stats": True}], True, (4, 4), None),
+    ],
+)
+def test_one_voxel_at_the_coarsest_resolution_is_too_few_for_instance_normalisation(norm, train, size, strides):
+    network = SegmentationUNet(len(size), channels=(2, 4, 8), norm=norm, strides=strides).train(train)
+    with pytest.raises(ValueError, match=r"too small for 2 poolings.*\(4, 4(, 1)?\), and one side twice.*norm batch"):
+        network(torch.rand(2, 1, *size))
+    with pytest.raises(ValueError, match="one side twice that"):
+        network(torch.rand(2, 1, 3, *size[1:]))
+    larger = (2 * 4, *size[1:])
+    assert network(torch.rand(1, 1, *larger)).shape == (1, 4, *larger)
+
+
+@pytest.mark.parametrize(
+    ("norm", "train", "batch"),
+    [
+        ("batch", True, 2),
+        ("batch", False, 1),
+        (["batch", {"track_running_stats": False}], False, 2),
+        (["group", {"num_groups": 2}], True, 1),
+        (["instance", {"track_running_stats": True}], False, 1),
+    ],
+)
+def test_one_voxel_at_the_coarsest_resolution_is_enough_for_other_norms(norm, train, batch):
+    network = SegmentationUNet(channels=(4, 8, 16), norm=norm).train(train)
+    assert network(torch.rand(batch, 1, 4, 4)).shape == (batch, 4, 4, 4)
+
+
 def test_layer_spec_reads_json():
     assert layer_spec("batch") == "batch"
     assert layer_spec(["group", {"num_groups": 8}]) == ("group", {"num_groups": 8})

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 from opacus.accountants import RDPAccountant
+from opacus.accountants.analysis.rdp import compute_rdp
 from opacus.accountants.utils import get_noise_multiplier
 
 from fcl.privacy import PrivacyLedger, epsilon_of
@@ -83,6 +87,40 @@ def test_who_joins_the_patients_does_not_reset_the_others(tmp_path: Path) -> Non
     assert [ledger(file, name).releases for name in ("a", "b", "c")] == [5, 6, 1]
 
 
+def test_the_budget_is_that_of_who_will_have_spent_most(tmp_path: Path) -> None:
+    """Renyi curves cross: b has spent less than a, and more than a once both are in another release."""
+    file = tmp_path / "ledger.json"
+    ledger(file, "a").spend(2.0, 0.01, 500)
+    ledger(file, "b").spend(8.0)
+    assert ledger(file, "a").epsilon() > ledger(file, "b").epsilon()
+    account = ledger(file, "a", "b")
+    foretold = account.epsilon((4.0, 1.0, 1))
+    assert foretold == epsilon_of([(8.0, 1.0, 1), (4.0, 1.0, 1)], DELTA) == pytest.approx(1.1432, abs=1e-4)
+    assert not account.spend(4.0, budget=1.14)
+    assert account.spend(4.0, budget=1.15)
+    assert account.epsilon() == foretold
+
+
+def test_many_patients_cost_no_more_than_their_kinds_of_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"p{number}" for number in range(300)]
+    file = tmp_path / "ledger.json"
+    computed = []
+
+    def counting(**arguments: float) -> np.ndarray:
+        computed.append((arguments["noise_multiplier"], arguments["q"]))
+        return compute_rdp(**arguments)
+
+    monkeypatch.setattr("opacus.accountants.analysis.rdp.compute_rdp", counting)
+    for first in range(0, 300, 10):
+        ledger(file, *names[first:]).spend(3.25, 0.11, 7, budget=100.0)
+    account = ledger(file, *names)
+    assert len(account._histories()) == 30
+    assert account.epsilon((3.75, 0.11, 1)) > account.epsilon() == epsilon_of([(3.25, 0.11, 210)], DELTA)
+    assert computed == [(3.25, 0.11), (3.75, 0.11)]
+
+
 def test_scopes_are_kept_apart(tmp_path: Path) -> None:
     file = tmp_path / "ledger.json"
     ledger(file, scope="weights").spend(1.0, 0.1, 50)
@@ -124,3 +162,17 @@ def test_an_unreadable_ledger_stops_sharing(tmp_path: Path, content: str) -> Non
     file.write_text(content)
     with pytest.raises(ValueError, match="privacy ledger"):
         account.spend(1.0)
+
+
+def test_the_file_with_the_patients_names_is_its_owners_alone(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.json"
+    (tmp_path / "ledger.json.tmp").touch(0o644)  # of a crash
+    before = os.umask(0o000)
+    try:
+        for _ in range(2):
+            assert ledger(file).spend(1.5)
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            file.chmod(0o644)  # as earlier versions left it
+    finally:
+        os.umask(before)
+    assert not (tmp_path / "ledger.json.tmp").exists()

@@ -2,21 +2,38 @@ from __future__ import annotations
 
 import csv
 import json
-from types import SimpleNamespace
+import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from torch.nn.functional import normalize
 
-from fcl.data import SliceCache
-from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder
+from fcl.card import card_of
+from fcl.data.phantom import generate
+from fcl.networks import ContrastiveNetwork, ProjectionHead, UNetEncoder, write_weights
 from fcl.privacy import epsilon_of
 from fcl.privacy.attacks import Rows
-from fcl.privacy.probe import QUESTIONS, Cohort, Mode, Settings, collect, configuration, epsilon, probe, show, write
-from fcl.transforms import BatchCompose, BatchRandSpatial
+from fcl.privacy.cohort import Cohort, Reading
+from fcl.privacy.probe import QUESTIONS, Mode, Settings, epsilon, main, probe, show, write
 
 SETTINGS = Settings(releases=2, rows_per_patient=8, repeats=3, bootstrap=40)
+READING = Reading(fold=1, partitions=4, pixdim=(1.5, 1.5), spatial_size=(64, 48), slice_axis=2)
+CARD: dict[str, Any] = {
+    "spatial_dims": 2,
+    "channels": [4, 8],
+    "strides": [[2, 2]],
+    "norm": "batch",
+    "slab_depth": None,
+    "feature_length": 8,
+    "pixdim": [4.0, 4.0],
+    "spatial_size": [32, 48],
+    "slice_axis": 2,
+    "intensity": {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0.0, "a_max": 500.0},
+    "labels": {"rv": 1, "myo": 2, "lv": 3},
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,46 +82,111 @@ def test_results_are_the_same_for_a_seed_and_are_written_in_full(cohort: Cohort,
     mode = Mode("prototypes", 0.5)
     results = [{"mode": mode.name, "epsilon": epsilon(mode, SETTINGS), **probe(cohort, mode, SETTINGS)} for _ in "ab"]
     assert results[0] == results[1]
-    write(results[:1], cohort, SETTINGS, tmp_path)
+    write(results[:1], cohort, READING, SETTINGS, tmp_path)
     content = json.loads((tmp_path / "probe.json").read_text())
     assert content["chance_hospital"] == 0.5
+    expected = {"fold": 1, "partitions": 4, "pixdim": [1.5, 1.5], "spatial_size": [64, 48], "slice_axis": 2}
+    assert content["reading"] == expected
     assert content["modes"][0]["hospital"]["value"] == results[0]["hospital"].value
     with open(tmp_path / "probe.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["question"] for line in lines] == [name for name in QUESTIONS if results[0][name]]
     console = Console(record=True, width=200)
-    show(results[:1], cohort, SETTINGS, console)
+    show(results[:1], cohort, READING, SETTINGS, console)
     text = console.export_text()
     assert "8 patients trained on, 4 held out, 2 sites" in text
+    assert "fold 1 held out, 4 partitions, 64 x 48 pixels of 1.5 x 1.5 mm, slices along axis 2" in text
     assert "prototypes + noise 0.5" in text
 
 
-def test_patients_of_all_sites_are_collected(cache: SliceCache) -> None:
-    torch.manual_seed(0)
-    network = ContrastiveNetwork(UNetEncoder(2, 1, (4, 8), "instance"), ProjectionHead(8, 8, 6))
-    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    splits = {"a": (["v0", "v1"], ["v2"]), "b": (["v3"], ["v4", "v5"])}
-
-    def configure(site):
-        train, held_out = splits[site]
-        records = [SimpleNamespace(patient=f"p{volume[1:]}") for volume in train]
-        split = SimpleNamespace(train=records, train_volumes=train, validation_volumes=held_out)
-        parts = {"network": network, "augmentation": BatchCompose([BatchRandSpatial(flip_prob=0.5)])}
-        parts |= {"device": torch.device("cpu"), "seed": 0, "partitions": 4}
-        parts |= {"site_split": split, "slice_cache": cache, "slab_depth": None}
-        return SimpleNamespace(get_parsed_content=parts.__getitem__)
-
-    found = collect(configure, ["a", "b"], weights)
-    assert found.member.tolist() == [True, True, False, True, False, False]
-    assert found.site.tolist() == [0, 0, 0, 1, 1, 1]
-    assert torch.equal(found.rows.patient, torch.arange(6).repeat_interleave(8))
-    assert torch.equal(found.rows.volume, found.rows.patient)
-    image = torch.from_numpy(cache.images[16:24].astype("float32"))
-    with torch.no_grad():
-        assert torch.allclose(found.rows.features[16:24], network.eval()(image), atol=1e-5)
-    assert (found.view_alignment <= 1.0).all()
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"releases": 0}, "releases must be at least 1, got 0"),
+        ({"bootstrap": 0}, "bootstrap must be at least 1, got 0"),
+        ({"rows_per_patient": -1}, "rows_per_patient must be at least 1, got -1"),
+        ({"delta": 0.0}, "above 0 and below 1; got 0.0"),
+    ],
+)
+def test_settings_that_measure_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)
 
 
-def test_unknown_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="pixdimm"):
-        configuration(None, None, None, {"pixdimm": [1, 1]})(None)
+@pytest.mark.parametrize("noise", [-1.0, float("nan"), float("inf")])
+def test_noise_that_is_none_is_refused(noise: float) -> None:
+    with pytest.raises(ValueError, match=f"finite multiplier, 0 for none; got {noise}"):
+        Mode("features", noise)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    network = ContrastiveNetwork(UNetEncoder(2, 1, (4, 8), "batch"), ProjectionHead(8, out_features=8, batch_norm=True))
+    write_weights(tmp_path / "model.pt", network.state_dict(), card_of(CARD))
+    return str(tmp_path / "model.pt")
+
+
+@pytest.fixture
+def command(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("FCL_CACHE_DIR", str(tmp_path / "cache"))
+    folder = generate(tmp_path / "data", sites=1, patients=4, folds=4)
+    quick = ["--noise", "--repeats", "1", "--bootstrap", "5", "--out", str(tmp_path / "out")]
+    return ["--checkpoint", checkpoint, "--dataset_dir", str(folder), "--set", 'device="cpu"', *quick]
+
+
+def test_images_are_read_as_the_card_says(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, given: seen.append(given[0].shape) if isinstance(module, ContrastiveNetwork) else None
+    )
+    try:
+        main([*command, "--set", "fold=2", "--set", "partitions=3"])
+    finally:
+        hook.remove()
+    assert {tuple(shape[1:]) for shape in seen} == {(1, 32, 48)}
+    reading = json.loads((tmp_path / "out" / "probe.json").read_text())["reading"]
+    expected = {"fold": 2, "partitions": 3, "pixdim": [4.0, 4.0], "spatial_size": [32, 48], "slice_axis": 2}
+    assert reading == expected
+    assert "fold 2 held out, 3 partitions" in " ".join(capsys.readouterr().out.split())
+    assert caplog.text == ""
+
+
+def test_an_overlay_that_prepares_images_otherwise_is_told(
+    command: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        main([*command, "--set", "spatial_size=[32, 32]"])
+    assert "was made with spatial_size [32, 48]; [32, 32] is used" in caplog.text
+    assert json.loads((tmp_path / "out" / "probe.json").read_text())["reading"]["spatial_size"] == [32, 32]
+
+
+def test_a_checkpoint_without_a_card_is_told(
+    command: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save({}, tmp_path / "bare.pt")
+    with pytest.raises(SystemExit):
+        main([*command, "--checkpoint", str(tmp_path / "bare.pt")])
+    assert "bare.pt has no card: network and grid are as pretrain.json and --set say" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset_dir", "nowhere"], "nowhere: the dataset folder does not exist"),
+        (["--dataset_dir", ""], "dataset_dir is not set"),
+        (["--data", "nosuch"], "no dataset 'nosuch': give one of acdc, datalist, phantom, sunnybrook"),
+        (["--repeats", "0"], "repeats must be at least 1"),
+        (["--noise", "-1"], "finite multiplier"),
+        (["--set", "channels=[8, 16]"], "channels: its card says [4, 8], the configuration [8, 16]"),
+    ],
+)
+def test_what_cannot_be_probed_is_said_in_a_line(
+    command: list[str], options: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main([*command, *options])
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err

@@ -14,9 +14,10 @@ from nvflare.apis.shareable import Shareable
 
 from flare_app.egress import EgressError, EgressFilter, EgressPolicy, read_manifest
 from flare_app.exchange import rows_in
+from flare_app.peers import UNKNOWN
 from flare_app.protocol import Header, refusal, with_report
 from tests.flare_app.egress.payloads import egress_filter, features, train_report, weights, with_headers
-from tests.flare_app.loopback import FakeEngine
+from tests.flare_app.loopback import FakeEngine, asking
 
 
 class Site:
@@ -34,8 +35,9 @@ class Site:
     def send(self, task: str, payload: Shareable, by: str | None = None) -> Shareable:
         by = by or ("hospital-b" if task == "get_features" else "server")
         fl_ctx = self.context(task, by)
-        for entry in self.filters:
-            payload = entry.process(payload, fl_ctx)
+        with asking(fl_ctx, by):
+            for entry in self.filters:
+                payload = entry.process(payload, fl_ctx)
         return payload
 
     @property
@@ -90,7 +92,8 @@ def test_no_mark_in_the_context_keeps_the_sites_filter_from_writing(tmp_path: Pa
     site = Site(tmp_path, egress_filter())
     fl_ctx = site.context("get_features", "hospital-b")
     fl_ctx.set_prop("fcl_egress_logged", "forged", private=True, sticky=False)
-    site.filters[0].process(features(), fl_ctx)
+    with asking(fl_ctx, "hospital-b"):
+        site.filters[0].process(features(), fl_ctx)
     assert [line["by"] for line in site.lines] == ["site", "site"]
     assert site.lines[0]["id"] != "forged"
 
@@ -133,13 +136,49 @@ def test_violation_stops_everything_after_it_whichever_filter_met_it(
     assert refused[0]["by"] == source
 
 
-@pytest.mark.parametrize("task", ["train", "initial_weights", "validate"])
-def test_another_site_gets_features_and_nothing_else(tmp_path: Path, task: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "by"),
+    [
+        *((task, by) for task in ("initialize", "train", "validate", "statistics") for by in ("hospital-b", UNKNOWN)),
+        ("get_features", "server"),
+        ("get_features", UNKNOWN),
+    ],
+)
+def test_peers_get_features_and_the_server_gets_all_else(tmp_path: Path, task: str, by: str) -> None:
     site = Site(tmp_path, egress_filter())
     with pytest.raises(EgressError, match="rule 'asker'"):
-        site.send(task, weights(), by="hospital-b")
+        site.send(task, features() if task == "get_features" else weights(), by=by)
     site.send("train", weights())  # it cannot make this site stop, either
-    assert [line["to"] for line in site.lines] == ["hospital-b", "server", "server"]
+    assert [line["to"] for line in site.lines] == [by, "server", "server"]
+
+
+def test_what_an_asker_says_of_itself_counts_for_nothing(tmp_path: Path) -> None:
+    guard = egress_filter()
+    fl_ctx = Site(tmp_path, guard).context("train", by="server")  # no FQSN among its properties, as the server's
+    with asking(fl_ctx, "hospital-b"), pytest.raises(EgressError, match="rule 'asker'"):
+        guard.process(weights(), fl_ctx)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        with_headers(features(), **{Header.ROUND: 3.0}),
+        with_headers(refusal("no features"), **{Header.ROUND: 2**60}),
+        with_headers(features(), volume_names=["patient007"]),
+        features(names=torch.zeros(8)),
+        features(rows=5000),
+        with_headers(features(), __rc__=[]),
+        with_report({"rows": 3}),
+    ],
+)
+def test_no_reply_to_a_peer_silences_the_site(tmp_path: Path, reply: Shareable) -> None:
+    site = Site(tmp_path, egress_filter(), egress_filter(source=FilterSource.JOB))
+    with pytest.raises(EgressError):
+        site.send("get_features", reply)
+    site.send("get_features", features())
+    site.send("train", weights())
+    assert site.lines[0]["event"] == "refused"
+    assert {line["event"] for line in site.lines[1:]} == {"sent"}
 
 
 @pytest.mark.parametrize(
@@ -158,11 +197,12 @@ def test_public_properties_of_the_context_go_along_with_every_message(
     guard = egress_filter()
     fl_ctx = Site(tmp_path).context("train", "server")
     fl_ctx.set_prop(name, value, private=False, sticky=False)
-    if allowed:
-        guard.process(weights(), fl_ctx)
-    else:
-        with pytest.raises(EgressError, match="rule 'context'"):
+    with asking(fl_ctx, "server"):
+        if allowed:
             guard.process(weights(), fl_ctx)
+        else:
+            with pytest.raises(EgressError, match="rule 'context'"):
+                guard.process(weights(), fl_ctx)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +251,9 @@ def test_requests_to_peers_are_checked_by_the_same_filter(tmp_path: Path) -> Non
     assert site.send("anything", request) is request
     with pytest.raises(EgressError):
         site.send("anything", weights())
-    assert [line["task"] for line in site.lines] == ["request"]
+    assert [(line["task"], line["to"]) for line in site.lines] == [("request", "peers")]
+    with pytest.raises(EgressError, match="stopped"):
+        site.send("anything", request)
 
 
 def test_server_that_shares_a_privacy_json_with_sites_goes_on(tmp_path: Path) -> None:

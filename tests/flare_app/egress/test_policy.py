@@ -14,6 +14,7 @@ from flare_app.egress import EgressPolicy
         ({"qqq": 1}, "unknown key 'qqq', known are features, max_rows"),
         ({"features": True}, "features must be a list of texts, got True"),
         ({"features": ["features", "images"]}, "features may hold prototypes and features, got"),
+        ({"routes": ["pigeon"]}, "routes may hold peer and relay, got ['pigeon']"),
         ({"max_rows": 0}, "max_rows must be a whole number of at least 1, got 0"),
         ({"max_rows": True}, "max_rows must be a whole number of at least 1, got True"),
         ({"min_volumes": 2.5}, "min_volumes must be a whole number of at least 1, got 2.5"),

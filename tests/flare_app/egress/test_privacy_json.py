@@ -15,7 +15,10 @@ from tests.flare_app.egress.conftest import SAMPLES
 
 @pytest.mark.parametrize(
     ("sample", "policy"),
-    [("privacy.json", EgressPolicy()), ("privacy_weights_only.json", EgressPolicy(features=(), statistics=()))],
+    [
+        ("privacy.json", EgressPolicy(routes=("peer",))),
+        ("privacy_weights_only.json", EgressPolicy(features=(), statistics=())),
+    ],
 )
 def test_flare_builds_the_filters_of_the_sample(
     privacy_manager: Callable[[str], PrivacyManager], sample: str, policy: EgressPolicy

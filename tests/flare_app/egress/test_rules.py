@@ -265,6 +265,8 @@ def test_norm_limit_is_of_decoded_values(bits: int) -> None:
         (features(), {"max_epsilon": 4.0}, "no noise, and the policy asks for it"),
         (features(epsilon=4.5), {"max_epsilon": 4.0}, "epsilon 4.5"),
         (features(features=torch.full((8, 6), math.nan)), {"features": []}, "the policy shows no features"),
+        (features(), {"routes": ["relay"]}, "the policy shows no features by the route 'peer'"),
+        (features(), {"routes": []}, "the policy shows no features by the route 'peer'"),
     ],
 )
 def test_features_that_may_not_be_shown_are_replaced_by_none(
@@ -287,12 +289,30 @@ def test_features_that_may_not_be_shown_are_replaced_by_none(
         ({"features": []}, 0),
         ({"min_volumes": 4}, 0),
         ({"max_epsilon": 1.0}, 0),
+        ({"routes": ["peer"]}, 8),
+        ({"routes": ["relay"]}, 0),
     ],
 )
 def test_site_whose_features_are_withheld_says_it_has_none(policy: dict[str, Any], rows: int) -> None:
     release = _examine("share", with_report({"rows": 8, "volumes": 3, "privacy": None}), **policy)
     assert report_of(release.payload)["rows"] == rows
     assert (report_of(release.payload)["volumes"] == 0) == (rows == 0)
+
+
+@pytest.mark.parametrize(
+    ("task", "routes", "rows"),
+    [
+        ("share", ["peer", "relay"], 8),
+        ("share", ["relay"], 8),
+        ("share", ["peer"], 0),
+        ("get_features", ["peer"], 8),
+        ("get_features", ["relay"], 0),
+    ],
+)
+def test_features_leave_by_the_routes_of_the_policy(task: str, routes: list[str], rows: int) -> None:
+    """What answers the server's own task passes through it in clear, whatever the job said."""
+    left = _examine(task, features(), routes=routes).payload
+    assert len(tensors_of(left, "FCL_FEATURES")["features"]) == rows
 
 
 def test_rows_are_counted_over_a_round_and_a_snapshot_once_for_all_peers() -> None:

@@ -14,7 +14,7 @@ from flare_app.egress import EgressError, EgressPolicy, read_manifest
 from flare_app.egress.statistics import NAMES, cleansed
 from flare_app.protocol import TaskName, report_of, with_report
 from tests.flare_app.egress.payloads import egress_filter
-from tests.flare_app.loopback import FakeEngine
+from tests.flare_app.loopback import FakeEngine, asking
 
 
 def told(patients: int = 24, labelled: int = 24, **changes: Any) -> dict[str, Any]:
@@ -44,6 +44,20 @@ def test_extremes_move_outwards_by_the_noise() -> None:
     tables = cleansed(EgressPolicy(), told())[0]["statistics"]
     assert -130 <= tables["min"]["intensity_low"] <= -110
     assert 220 <= tables["max"]["intensity_low"] <= 260
+
+
+def test_who_knows_how_python_was_seeded_cannot_undo_the_noise() -> None:
+    random.seed(3)
+    tables = cleansed(EgressPolicy(), told())[0]["statistics"]
+    extremes = tables["min"]["intensity_low"], tables["max"]["intensity_low"]
+    drawn, as_it_would_be = random.random(), random.Random(3)
+    assert drawn == as_it_would_be.random()  # the seed goes on as if nothing had been drawn
+    guessed = random.Random(3)
+    undone = extremes[0] / (1 + guessed.uniform(0.1, 0.3)), extremes[1] / (1 + guessed.uniform(0.1, 0.3))
+    assert undone != pytest.approx((-100.0, 200.0), rel=1e-3)
+    random.seed(3)
+    again = cleansed(EgressPolicy(), told())[0]["statistics"]
+    assert (again["min"]["intensity_low"], again["max"]["intensity_low"]) != extremes
 
 
 @pytest.mark.parametrize(("patients", "policy"), [(4, {}), (24, {"min_patients": 25}), (24, {"statistics": ()})])
@@ -124,7 +138,8 @@ def _context(root: Path) -> FLContext:
     fl_ctx = engine.context("hospital-a")
     fl_ctx.set_prop(FLContextKey.TASK_NAME, TaskName.STATISTICS, private=True, sticky=False)
     fl_ctx.set_peer_context(engine.context("server"))
-    return fl_ctx
+    with asking(fl_ctx, "server"):
+        return fl_ctx
 
 
 def test_the_filter_lets_out_what_is_cleansed_and_the_manifest_says_what(tmp_path: Path) -> None:

@@ -91,6 +91,25 @@ def test_plain_job_does_not_resume_from_ciphertexts(startup: Path, tmp_path: Pat
     assert "was made with encryption of weights" in plain.panics[0]
 
 
+def test_site_that_claims_more_slices_than_it_has_is_no_part_of_the_average(startup: Path, tmp_path: Path) -> None:
+    controller = {"num_rounds": 2, "encryption": "he", "min_sites": 1}
+    federation = Federation(tmp_path, controller=controller, job_policy=POLICY, encrypted=True)
+    answered = federation._answered
+
+    def answer(site: str, name: str, *rest: Any) -> Any:
+        reply = answered(site, name, *rest)
+        if (site, name) == ("site-2", TaskName.TRAIN):
+            reply["DXO"]["meta"]["report"]["count"] = 2**63
+        return reply
+
+    federation._answered = answer  # type: ignore[method-assign]
+    federation.run()
+    assert federation.panics == []
+    first = read_rounds(federation.results / "rounds.jsonl")[0]
+    assert (first["accepted"], first["count"]) == (["site-1"], 24)
+    assert "more than the 24 that it can have" in first["rejected"]["site-2"]
+
+
 @pytest.mark.parametrize("failure", ["nan", "huge"])
 def test_update_that_would_spoil_the_average_does_not_leave_the_site(
     startup: Path, tmp_path: Path, failure: str

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flare_app.provision.builder import JOBS_STORAGE, adapt_kit
+from flare_app.provision.__main__ import main
+from flare_app.provision.builder import JOBS_STORAGE, OWN_CLASSES, adapt_kit
 from flare_app.provision.kits import Kits, ProvisionError, make_kits, on_this_machine, read_project
 from flare_app.site import SiteSettings
 
@@ -80,13 +81,32 @@ def test_adapting_a_kit_again_changes_nothing(kits: Kits) -> None:
         assert {file: file.read_bytes() for file in kits[name].rglob("*") if file.is_file()} == before
 
 
-def test_resources_that_a_site_made_its_own_are_the_ones_adapted(kits: Kits) -> None:
+def test_resources_that_a_site_made_its_own_keep_their_list_of_classes(
+    kits: Kits, capsys: pytest.CaptureFixture[str]
+) -> None:
     local = kits["hospital-b"] / "local"
+    executor, others = OWN_CLASSES[1], [name for name in OWN_CLASSES if not name.startswith("flare_app.en")]
+    others.remove(executor)
     own = {**_json(local / "resources.json.default"), "allow_log_streaming": True}
-    (local / "resources.json").write_text(json.dumps(own))
-    adapt_kit(kits["hospital-b"])
-    assert _json(local / "resources.json")["allow_log_streaming"] is False
+    for allowed, missing in (
+        ([executor, "flare_app.encryption."], others),
+        (["*"], []),
+        (["flare_app."], []),
+        (None, list(OWN_CLASSES)),  # FLARE then takes its own list
+    ):
+        own.pop("class_allow_list", None)
+        if allowed is not None:
+            own["class_allow_list"] = allowed
+        (local / "resources.json").write_text(json.dumps(own))
+        assert adapt_kit(kits["hospital-b"]) == missing
+        assert _json(local / "resources.json") == {**own, "allow_log_streaming": False}
+        assert set(OWN_CLASSES) <= set(_json(local / "resources.json.default")["class_allow_list"])
+    assert main(["adapt", str(kits["hospital-b"])]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "its own local/resources.json keeps its class_allow_list, which does not allow these classes" in told
+    assert told.endswith(f": {', '.join(OWN_CLASSES)}")
     (local / "resources.json").unlink()
+    assert adapt_kit(kits["hospital-b"]) == []
 
 
 def test_what_is_no_kit_or_no_project_is_refused(tmp_path: Path, kits: Kits) -> None:

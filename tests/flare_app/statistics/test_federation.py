@@ -132,6 +132,17 @@ def test_the_manifest_of_each_site_has_what_left(ran: tuple[Statistics, dict[str
     assert (refused["name"], refused["text"][:20]) == ("reason", "its data have 2 prob")
 
 
+def test_a_peer_gets_no_statistics_and_does_not_use_up_the_answer(tmp_path: Path) -> None:
+    federation = Statistics(tmp_path, {"site-1": {}})
+    executor = federation.executors["site-1"]
+    reply = federation.execute("site-1", TaskName.STATISTICS, with_report({}), by="site-2")
+    assert "DXO" not in reply
+    assert not executor._answered  # type: ignore[attr-defined]
+    (line,) = read_manifest(tmp_path / "site-1" / "egress" / "site-1.jsonl")[0]
+    assert (line["event"], line["rule"], line["to"]) == ("refused", "asker", "site-2")
+    assert federation.compare()["overall"]["sites"] == ["site-1"]
+
+
 def test_a_site_answers_once_in_a_job(tmp_path: Path) -> None:
     federation = Statistics(tmp_path, {"site-1": {}})
     federation.compare()

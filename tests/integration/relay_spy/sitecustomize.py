@@ -3,7 +3,7 @@
 At the server, ``$SPY_FILE`` makes it write one JSON line for every message that the server passes on from one site to
 another, with the names of the marks (``$SPY_MARKS``: name to hexadecimal bytes) that can be read in it. At a site,
 ``$SPY_REQUESTS`` (round to text) plants a text in each request for features, and while the file ``$SPY_CLEAR`` exists
-requests are made without encryption: the control that shows that the spy can see.
+requests are made, and answered, without encryption: the control that shows that the spy can see.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def _plant(texts: dict[str, str]) -> None:
         return ask(self, task, *arguments, **options)
 
     TaskController.broadcast_and_wait = planted
+
+    from flare_app import peers
+
+    in_clear = peers._in_clear
+    peers._in_clear = lambda request: not Path(os.environ["SPY_CLEAR"]).exists() and in_clear(request)
 
 
 if "SPY_FILE" in os.environ:

@@ -1,0 +1,107 @@
+"""What a job can and cannot make of the real bundle at a hospital that has settings of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flare_app.executor import FCLExecutor
+from flare_app.protocol import TaskName, reason_of
+from flare_app.statistics.executor import DataStatisticsExecutor
+from tests.flare_app.loopback import FAKE_BUNDLE
+from tests.flare_app.statistics.hospitals import hospital
+from tests.flare_app.test_executor import Site, _initialize
+
+POLICY = "participant::feature_policy"
+PRIVACY = {"noise_multiplier": 8.0, "epsilon_budget": 3.0, "min_volumes": 5}
+SMALL = {"channels": [4, 8], "spatial_size": [16, 16], "pixdim": [2.0, 2.0], "fold": None, "labels": {"lv": 1}}
+
+
+def _settings(root: Path, **own: Any) -> None:
+    (root / "local").mkdir(exist_ok=True)
+    (root / "local" / "fcl_site.json").write_text(json.dumps(own))
+
+
+def _answer(root: Path, exchange: str = "features", **arguments: Any) -> tuple[str, Site]:
+    """Of a site that admits no code to INITIALIZE of a pre-training."""
+    executor = FCLExecutor(**{"config": ["configs/pretrain.json"], "data": "datalist", **arguments})
+    site = Site(root, executor, byoc=False)
+    return reason_of(site.do(TaskName.INITIALIZE, _initialize(exchange))), site
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {f"{POLICY}::noise_multiplier": None},
+        {f"{POLICY}::epsilon_budget": None},
+        {f"{POLICY}::min_volumes": 1},
+        {f"{POLICY}#min_volumes": 1},
+        {f"{POLICY}::ledger": None},
+        {POLICY: None},
+        {"participant": None},
+        {"delta": 0.5},
+        {"cache_dir": "elsewhere"},
+    ],
+)
+@pytest.mark.parametrize("exchange", ["features", "none"])
+def test_no_override_switches_the_privacy_of_features_off(
+    tmp_path: Path, overrides: dict[str, Any], exchange: str
+) -> None:
+    _settings(tmp_path, feature_privacy=PRIVACY)
+    reason, _ = _answer(tmp_path, exchange, overrides=overrides)
+    assert reason == (
+        f"this site sets feature_privacy itself, and the job's override of {next(iter(overrides))!r} "
+        "would change what comes of it: leave it out"
+    )
+
+
+@pytest.mark.parametrize("overrides", [{"records::dataset_dir": "/job"}, {"records::datalist": "/job/dataset.json"}])
+def test_no_override_leads_to_other_data_than_the_sites(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    _settings(tmp_path, dataset_dir=str(tmp_path))
+    assert "this site sets dataset_dir itself" in _answer(tmp_path, overrides=overrides)[0]
+    executor = DataStatisticsExecutor(["configs/pretrain.json"], "datalist", overrides)
+    reply = Site(tmp_path, executor, byoc=False).do(TaskName.STATISTICS, _initialize())  # type: ignore[arg-type]
+    assert "this site sets dataset_dir itself" in reason_of(reply)
+
+
+@pytest.mark.parametrize("exchange", ["features", "none"])
+def test_privacy_of_features_holds_whatever_is_asked_for_first(tmp_path: Path, exchange: str) -> None:
+    folder, cache = hospital(tmp_path, "hospital-a"), tmp_path / "cache"
+    _settings(tmp_path, dataset_dir=str(folder), cache_dir=str(cache), feature_privacy=PRIVACY)
+    overrides = {**SMALL, "noise_multiplier": 0.1, "rows_per_patient": 2, "cache_dir": str(tmp_path / "job")}
+    reason, site = _answer(tmp_path, exchange, overrides=overrides)
+    assert reason == "OK"
+    policy = site.executor._participant.publisher.policy  # type: ignore[union-attr]
+    assert (policy.noise_multiplier, policy.epsilon_budget, policy.min_volumes) == (8.0, 3.0, 5)
+    assert (policy.rows_per_patient, policy.ledger) == (2, f"{cache}/privacy_ledger.json")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "further", "taken"),
+    [("features", {}, False), ("none", {}, True), ("features", {"withhold": ["features"]}, True)],
+)
+def test_a_bundle_that_heeds_no_privacy_shows_no_features(
+    tmp_path: Path, exchange: str, further: dict[str, Any], taken: bool
+) -> None:
+    _settings(tmp_path, feature_privacy=PRIVACY, **further)
+    site = Site(tmp_path, FCLExecutor(["configs/fake.json"], "toy", bundle_root=FAKE_BUNDLE))
+    reason = reason_of(site.do(TaskName.INITIALIZE, _initialize(exchange)))
+    expected = "nothing in fake.json heeds noise_multiplier, epsilon_budget, min_volumes of this site's feature_privacy"
+    assert reason == "OK" if taken else reason.startswith(expected)
+
+
+def test_config_files_of_a_job_that_may_bring_no_code_are_not_run(tmp_path: Path) -> None:
+    ran, app = tmp_path / "ran", tmp_path / "job" / "app" / "config"
+    (app / "configs").mkdir(parents=True)
+    program = {"participant": None, "initialize": [f"$open({str(ran)!r}, 'w').close()"]}
+    for name in ("pretrain", "metadata"):
+        (app / "configs" / f"{name}.json").write_text(json.dumps(program))
+    reason, _ = _answer(tmp_path, bundle_root=str(app), data=None)
+    assert reason == ("a job without the right to bring code holds some: a bundle_root other than the installed bundle")
+    for name in ("tracking", "logging_file", "properties_path", "meta_file", "config_file"):
+        reason, _ = _answer(tmp_path, overrides={name: str(app / "configs" / "pretrain.json")})
+        assert reason.startswith("ValueError in task 'initialize'"), name  # no key of pretrain.json
+    assert not ran.exists()
