@@ -23,6 +23,7 @@ ROUTES = ("peer", "relay")
 FEATURE_BITS = (16, 8)
 LARGEST_CODE = 127  # of each row in 8 bits
 
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Half precision rounds each entry to 11 bits, so a unit row of any length keeps its norm to well within this.
 _NORM_TOLERANCE = 1e-2
 
@@ -182,7 +183,7 @@ def decode(dxo: DXO, kind: str, round_number: int, limits: Limits) -> FeatureSet
         raise ExchangeError(f"expected tensors, got {type(rows_MD).__name__} and {type(partition_M).__name__}")
     if rows_MD.ndim != 2 or rows_MD.shape[1] != limits.feature_length:
         raise ExchangeError(f"expected features of shape (rows, {limits.feature_length}), got {tuple(rows_MD.shape)}")
-    if partition_M.shape != rows_MD.shape[:1] or partition_M.is_floating_point():
+    if partition_M.shape != rows_MD.shape[:1] or partition_M.dtype not in _WHOLE:
         raise ExchangeError(
             f"expected one whole number per row as partition, got shape {tuple(partition_M.shape)} of "
             f"{partition_M.dtype} for {len(rows_MD)} rows"

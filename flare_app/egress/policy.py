@@ -76,6 +76,8 @@ class EgressPolicy:
         min_volumes: least cohort; features of fewer volumes are withheld.
         max_epsilon: features are withheld unless they are noised and their epsilon is at most this; None asks for no
             noise.
+        max_delta: largest delta of such an epsilon. A job chooses its delta where the site does not, and a large one
+            makes any epsilon small.
         routes: ways for features, ``"peer"`` (to the other sites alone) and ``"relay"`` (through the server, which can
             read them); by one that is not listed none leave. The server tells sites the route, whatever the job said:
             ``["peer"]`` holds it to that.
@@ -99,6 +101,7 @@ class EgressPolicy:
     max_partitions: int = 32
     min_volumes: int = 2
     max_epsilon: float | None = None
+    max_delta: float = 1e-5
     routes: tuple[str, ...] = ROUTES
     weights: tuple[str, ...] = (
         "encoder.*",
@@ -169,6 +172,8 @@ def _problem(key: str, value: object, default: object) -> str | None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return None if whole and value >= 1 else "must be a whole number of at least 1"  # type: ignore[operator]
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, float):
+        return None if number and 0 < value < 1 else "must be a number between 0 and 1"  # type: ignore[operator]
     return None if value is None or (number and value > 0) else "must be a positive number or null"  # type: ignore[operator]
 
 

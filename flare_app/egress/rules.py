@@ -230,8 +230,11 @@ def _withheld(
         return f"the policy shows no features by the route {route!r}"
     if volumes < policy.min_volumes:
         return f"a cohort of {volumes} volumes, the least is {policy.min_volumes}"
-    if policy.max_epsilon is not None and (privacy is None or privacy["epsilon"] > policy.max_epsilon):
-        return f"epsilon {privacy['epsilon']:.4g}" if privacy else "no noise, and the policy asks for it"
+    if policy.max_epsilon is not None:
+        if privacy is None:
+            return "no noise, and the policy asks for it"
+        if privacy["epsilon"] > policy.max_epsilon or privacy["delta"] > policy.max_delta:
+            return f"epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.4g}"
     return None
 
 

@@ -180,6 +180,8 @@ def _rows(value: float) -> Tensor:
         (_with(features=torch.zeros(6)), r"expected features of shape \(rows, 6\), got \(6,\)"),
         (_with(partition=torch.zeros(7, dtype=torch.int16)), "one whole number per row"),
         (_with(partition=torch.zeros(8)), "one whole number per row"),
+        (_with(partition=torch.zeros(8, dtype=torch.complex64)), "one whole number per row"),
+        (_with(partition=torch.zeros(8, dtype=torch.bool)), "one whole number per row"),
         (encode(_features(11), "features", 3), "11 rows, more than the 10 accepted from one site"),
         (_with(features=_rows(float("nan"))), "NaN or infinite"),
         (_with(features=_rows(float("inf"))), "NaN or infinite"),
