@@ -16,12 +16,12 @@ from nvflare.apis.fl_context import FLContext
 import fcl
 from fcl.card import FIELDS, declared_in
 from fcl.federation import DataStatistics, Participant
+from flare_app.overreach import overreach
 from flare_app.precedence import Precedence
 from flare_app.protocol import SiteError, without_paths
 from flare_app.site import HostedJob, SiteSettings, read_settings, site_seed
 from flare_app.state import SiteStates, seed_everything
 from flare_app.workflow import (
-    brought_code,
     bundle_folder,
     check_data,
     config_files,
@@ -148,9 +148,9 @@ def _find(job: HostedJob, fl_ctx: FLContext, threads: int | None) -> _Found:
         torch.set_num_threads(threads)
     root = bundle_folder(job.bundle_root)
     if not _may_bring_code(fl_ctx):
-        brought = brought_code(job.config, job.data, job.overrides, root)
-        if brought:
-            raise SiteError(f"a job without the right to bring code holds some: {', '.join(brought)}")
+        beyond = overreach(job.config, job.data, job.overrides, root, job.checkpoint_dir)
+        if beyond:
+            raise SiteError(f"a job without the right to bring code must do without {', '.join(beyond)}")
         root = fcl.bundle_root()  # the same folder, by a path that the job did not choose
     files = config_files(root, job.config, settings.data or job.data)
     seed = site_seed(job.seed, site)

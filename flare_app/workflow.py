@@ -1,18 +1,16 @@
-"""Opening the bundle at a site: which files, which code, and the participant that they declare."""
+"""Opening the bundle at a site: which files, and the participant that they declare."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from monai.bundle import ConfigWorkflow
-from monai.bundle.config_item import ConfigComponent
 
 import fcl
 from fcl.federation import DataCheck, Participant
@@ -20,9 +18,6 @@ from flare_app.precedence import Precedence
 from flare_app.protocol import SiteError
 
 Declared = TypeVar("Declared")
-
-# Entries by which MONAI settles what is run.
-_CODE_KEYS = (*ConfigComponent.non_arg_keys, "imports", "initialize", "run", "finalize")
 
 
 def bundle_folder(bundle_root: str | None) -> Path:
@@ -62,44 +57,6 @@ def config_files(root: Path, config: Sequence[str], data: str | None) -> list[Pa
     if missing:
         raise SiteError(f"the bundle at this site has no {'; no '.join(missing)}")
     return files
-
-
-def brought_code(config: Sequence[str], data: str | None, overrides: Mapping[str, Any], bundle: Path) -> list[str]:
-    """Ways in which a job would run other code than that of the installed bundle; empty when there is none.
-
-    MONAI evaluates values that begin with ``$`` and imports what ``_target_`` names, so that a few settings can hold a
-    program, as any config file can. A job without the right to bring code must not have them.
-
-    Args:
-        config: the job's config files.
-        data: its data overlay.
-        overrides: its overrides.
-        bundle: the folder that it takes for the bundle.
-    """
-    found = [f"the override of {key!r}" for key, value in overrides.items() if _is_code(key) or _holds_code(value)]
-    # Files that came along with the job lie within its own bundle_root, too.
-    if bundle.resolve() != fcl.bundle_root().resolve():
-        found.append("a bundle_root other than the installed bundle")
-    named = [*config, *([] if data is None else [data if data.endswith(".json") else f"configs/data/{data}.json"])]
-    return found + [
-        f"the config file {Path(name).name!r} outside the bundle"
-        for name in named
-        if not (bundle / name).resolve().is_relative_to((bundle / "configs").resolve())
-    ]
-
-
-def _is_code(key: str) -> bool:
-    # MONAI takes both separators, and spaces around a key.
-    return any(part.strip() in _CODE_KEYS for part in re.split("::|#", key))
-
-
-def _holds_code(value: Any) -> bool:
-    if isinstance(value, str):
-        # A reference to the expressions of `run` has them evaluated.
-        return value.startswith(("$", "%")) or (value.startswith("@") and _is_code(value[1:]))
-    if isinstance(value, Mapping):
-        return any(_is_code(str(key)) or _holds_code(entry) for key, entry in value.items())
-    return isinstance(value, list | tuple) and any(_holds_code(entry) for entry in value)
 
 
 def config_hash(root: Path, config: Sequence[str], overrides: Mapping[str, Any], seed: int) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import fcl
 from flare_app.job import RESULTS
-from flare_app.meter import Meter
+from flare_app.meter import Look, Meter
 from flare_app.records import ROUNDS_FILE, read_rounds
 from flare_app.rounds_view import look_at_rounds
 from flare_app.steps import StepFailed, read_progress, run_process
@@ -127,7 +127,6 @@ class Cells:
         command = [sys.executable, "-m", "flare_app.job", "run", STAGES[cell.stage][2]]
         options = {
             "sites": sites,
-            "min-sites": min(sites, training.get("sites_per_round") or sites),
             "workspace": workspace,
             "rounds": training["rounds"],
             "validate-every": training["validate_every"],
@@ -143,17 +142,25 @@ class Cells:
         for key, value in self._keys(cell).items():
             command += ["--set", f"{key}={json.dumps(value)}"]
         rounds = workspace / RESULTS / ROUNDS_FILE
+
+        def look() -> Look:
+            self._require_all_sites(cell, rounds)  # hours before it ends
+            return look_at_rounds(rounds, training["rounds"])
+
         with Meter(self.console, f"{cell.name}, rounds", training["rounds"]) as meter:
-            run_process(command, self.log(cell), meter, lambda: look_at_rounds(rounds, training["rounds"]))
-        missing = _missing(read_rounds(rounds))
+            run_process(command, self.log(cell), meter, look)
+        shutil.move(workspace / RESULTS / "last.pt", folder / MODEL)
+        shutil.move(rounds, folder / ROUNDS_FILE)
+        shutil.rmtree(workspace)
+
+    def _require_all_sites(self, cell: Cell, rounds: Path) -> None:
+        lines = read_rounds(rounds) if rounds.is_file() else []
+        missing = _missing([line for line in lines if line["round"] < cell.training["rounds"]])
         if missing:
             raise StepFailed(
                 f"{cell.name}: without all sites it could not be compared with others. Missing were {missing}. "
                 f"The whole log: {self.log(cell)}. Once that is mended, the same command does this cell again"
             )
-        shutil.move(workspace / RESULTS / "last.pt", folder / MODEL)
-        shutil.move(rounds, folder / ROUNDS_FILE)
-        shutil.rmtree(workspace)
 
     def _train_here(self, cell: Cell) -> None:
         """Each site alone, or all together; of a run the last weights stay, and its validations where it has any."""

@@ -13,10 +13,14 @@ from flare_app.study.settings import NAMING, RUN, Study, is_count, listed
 
 _PLACES = ("federation", "sites", "pool")
 _PLAIN = re.compile(r"[\w.+-]+")
-_ANY: Any = object()  # a leaf, or a section that the bundle checks itself
-_TRAINING = dict.fromkeys(
-    ("where", "alone", "method", "exchange", "rounds", "sites_per_round", "steps", "validate_every", "set"), _ANY
-)
+_ANY: Any = object()  # a leaf
+_KEYS = {"*": _ANY}  # of the bundle's configuration, which checks them itself
+_TRAINING = {
+    **dict.fromkeys(
+        ("where", "alone", "method", "exchange", "rounds", "sites_per_round", "steps", "validate_every"), _ANY
+    ),
+    "set": _KEYS,
+}
 _PHANTOM = {"seed": _ANY, "cine_frames": _ANY}
 _ARM = {
     **dict.fromkeys(NAMING, _ANY),
@@ -31,10 +35,10 @@ _STUDY: dict[str, Any] = {
     **dict.fromkeys(("title", "description", "data", "sites", "patients", "folds", "split_seed", "references"), _ANY),
     "published": _ANY,
     "phantom": _PHANTOM,
-    "set": _ANY,
+    "set": _KEYS,
     "pretrain": _TRAINING,
     "finetune": {"*": _TRAINING},
-    "evaluate": {"set": _ANY},
+    "evaluate": {"set": _KEYS},
     "arms": {"*": _ARM},
     "run": dict.fromkeys(RUN, _ANY),
 }
@@ -102,7 +106,7 @@ def study_problems(content: Mapping[str, Any]) -> list[str]:
 
 def _published_problems(name: str | None) -> list[str]:
     folder = fcl.bundle_root() / "configs" / "studies"
-    if name is None or (folder / name).is_file():
+    if name is None or (isinstance(name, str) and (folder / name).is_file()):
         return []
     return [f"published: there is no file {name!r} in {folder}, with the published tables; null for none"]
 

@@ -65,7 +65,7 @@ def test_only_a_job_with_the_right_to_bring_code_may_hold_some(tmp_path: Path) -
     program = _executor(overrides={"batch_size": "$2 + 2"})
     reply = Site(tmp_path, program, byoc=False).do(TaskName.INITIALIZE, _initialize())
     assert reason_of(reply) == (
-        "a job without the right to bring code holds some: the override of 'batch_size', "
+        "a job without the right to bring code must do without the override of 'batch_size', "
         "a bundle_root other than the installed bundle"
     )
     Site(tmp_path, program).started()

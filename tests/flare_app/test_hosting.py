@@ -58,7 +58,7 @@ def test_no_override_switches_the_privacy_of_features_off(
     )
 
 
-@pytest.mark.parametrize("overrides", [{"records::dataset_dir": "/job"}, {"records::datalist": "/job/dataset.json"}])
+@pytest.mark.parametrize("overrides", [{"records::dataset_dir": "job"}, {"records::datalist": "other.json"}])
 def test_no_override_leads_to_other_data_than_the_sites(tmp_path: Path, overrides: dict[str, Any]) -> None:
     _settings(tmp_path, dataset_dir=str(tmp_path))
     assert "this site sets dataset_dir itself" in _answer(tmp_path, overrides=overrides)[0]
@@ -71,7 +71,7 @@ def test_no_override_leads_to_other_data_than_the_sites(tmp_path: Path, override
 def test_privacy_of_features_holds_whatever_is_asked_for_first(tmp_path: Path, exchange: str) -> None:
     folder, cache = hospital(tmp_path, "hospital-a"), tmp_path / "cache"
     _settings(tmp_path, dataset_dir=str(folder), cache_dir=str(cache), feature_privacy=PRIVACY)
-    overrides = {**SMALL, "noise_multiplier": 0.1, "rows_per_patient": 2, "cache_dir": str(tmp_path / "job")}
+    overrides = {**SMALL, "noise_multiplier": 0.1, "rows_per_patient": 2, "cache_dir": "job"}
     reason, site = _answer(tmp_path, exchange, overrides=overrides)
     assert reason == "OK"
     policy = site.executor._participant.publisher.policy  # type: ignore[union-attr]
@@ -100,8 +100,12 @@ def test_config_files_of_a_job_that_may_bring_no_code_are_not_run(tmp_path: Path
     for name in ("pretrain", "metadata"):
         (app / "configs" / f"{name}.json").write_text(json.dumps(program))
     reason, _ = _answer(tmp_path, bundle_root=str(app), data=None)
-    assert reason == ("a job without the right to bring code holds some: a bundle_root other than the installed bundle")
+    assert reason == (
+        "a job without the right to bring code must do without a bundle_root other than the installed bundle"
+    )
     for name in ("tracking", "logging_file", "properties_path", "meta_file", "config_file"):
-        reason, _ = _answer(tmp_path, overrides={name: str(app / "configs" / "pretrain.json")})
+        file = app / "configs" / "pretrain.json"
+        assert f"the override of '{name}', which names a file" in _answer(tmp_path, overrides={name: str(file)})[0]
+        reason, _ = _answer(tmp_path, overrides={name: file.name})
         assert reason.startswith("ValueError in task 'initialize'"), name  # no key of pretrain.json
     assert not ran.exists()

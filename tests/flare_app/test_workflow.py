@@ -10,18 +10,12 @@ from monai.bundle import ConfigWorkflow
 
 import fcl
 from flare_app.protocol import SiteError
-from flare_app.workflow import brought_code, bundle_folder, config_files, config_hash, open_workflow
+from flare_app.workflow import bundle_folder, config_files, config_hash, open_workflow
 from tests.flare_app.loopback import FAKE_BUNDLE
 
 ROOT = Path(FAKE_BUNDLE)
 # MONAI's own: what these name it would take for itself rather than for a key of the configuration.
 PARAMETERS = [name for name in inspect.signature(ConfigWorkflow).parameters if name != "override"]
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the fake bundle pass for the one around the package ``fcl``."""
-    monkeypatch.setattr(fcl, "bundle_root", lambda: ROOT)
 
 
 def test_bundle_is_the_given_one_or_that_of_the_package(tmp_path: Path) -> None:
@@ -51,68 +45,6 @@ def test_missing_files_are_named_with_what_there_is(tmp_path: Path) -> None:
         "(there are fake.json, marked.json, metadata.json, no_participant.json); "
         "no data overlay 'patients.json' (there are toy.json)"
     )
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"batch_size": "$__import__('os').getcwd()"},
-        {"loss_function": {"_target_": "subprocess.call", "args": ["id"]}},
-        {"loss_function::_target_": "subprocess.call"},
-        {"loss_function#_target_": "subprocess.call"},
-        {"channels": [16, {"deep": "$1"}]},
-        {"norm": "%other.json::norm"},
-        {"channels": [[["$1"]]]},
-        {"norm": {"deep::_target_": "subprocess.call"}},
-        {" initialize ::0": "none"},
-        {"participant::_disabled_": True},
-        {"participant::_requires_": ["@seed"]},
-        {"pixdim": "@run::0"},
-        {"initialize": []},
-        {"imports": ["os"]},
-    ],
-)
-@pytest.mark.usefixtures("installed")
-def test_code_in_overrides_is_found(overrides: dict[str, object]) -> None:
-    (found,) = brought_code(["configs/fake.json"], "toy", overrides, ROOT)
-    assert repr(next(iter(overrides))) in found
-
-
-@pytest.mark.usefixtures("installed")
-def test_plain_overrides_and_files_of_the_bundle_bring_no_code(tmp_path: Path) -> None:
-    plain = {"trainer::max_epochs": 2, "norm": ["instance", {"affine": True}], "pixdim": "@spacing", "site": None}
-    assert brought_code(["configs/fake.json"], "toy", plain, ROOT) == []
-    assert brought_code(["configs/fake.json"], "configs/data/toy.json", plain, ROOT) == []
-    (tmp_path / "link").symlink_to(ROOT)
-    assert brought_code(["configs/fake.json"], "toy", plain, tmp_path / "link") == []
-
-
-def test_a_bundle_of_the_jobs_own_is_found(tmp_path: Path) -> None:
-    expected = ["a bundle_root other than the installed bundle"]
-    assert brought_code(["configs/fake.json"], "toy", {}, ROOT) == expected
-    (tmp_path / "configs").symlink_to(fcl.bundle_root() / "configs")
-    assert brought_code(["configs/pretrain.json"], "phantom", {}, tmp_path) == expected
-
-
-@pytest.mark.usefixtures("installed")
-def test_files_outside_the_bundle_are_found(tmp_path: Path) -> None:
-    assert brought_code(["../other.json"], str(tmp_path / "own.json"), {}, ROOT) == [
-        "the config file 'other.json' outside the bundle",
-        "the config file 'own.json' outside the bundle",
-    ]
-    assert brought_code(["configs/fake.json"], "../../../x", {}, ROOT) == [
-        "the config file 'x.json' outside the bundle"
-    ]
-    assert brought_code(["state/job.json"], None, {}, ROOT) == ["the config file 'job.json' outside the bundle"]
-
-
-def test_a_link_in_the_bundle_leads_out_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copied = tmp_path / "bundle"
-    shutil.copytree(ROOT, copied)
-    monkeypatch.setattr(fcl, "bundle_root", lambda: copied)
-    (tmp_path / "job.json").write_text("{}")
-    (copied / "configs" / "link.json").symlink_to(tmp_path / "job.json")
-    assert brought_code(["configs/link.json"], None, {}, copied) == ["the config file 'link.json' outside the bundle"]
 
 
 def test_hash_tells_files_overrides_and_seed_apart(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ import pytest
 import yaml
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 
-from fcl.data.phantom import generate
-from flare_app.job import JobSettings, export_job
+from flare_app.job import export_job
 from flare_app.provision.kits import PROJECT_FILE, Kits
 from flare_app.provision.processes import Processes
 from flare_app.provision.shipped import running_code
@@ -48,22 +47,8 @@ def test_server_listens_on_the_loopback_interface_alone(federation: Federation) 
     assert listening == {"127.0.0.1"}
 
 
-def _pretraining(folder: Path) -> JobSettings:
-    """One round of the installed bundle, the only one that a job without code may name."""
-    data = generate(folder / "phantom", sites=2, patients=3, folds=3, seed=0)
-    split = json.loads((data / "split.json").read_text())
-    split["sites"] = dict(zip((A, B), split["sites"].values(), strict=True))
-    (data / "split.json").write_text(json.dumps(split))
-    where = {
-        "dataset_dir": str(data),
-        "split_file": str(data / "split.json"),
-        "cache_dir": str(folder / "cache"),
-    }
-    return replace(PRETRAIN, rounds=1, overrides={**PRETRAIN.overrides, **where})
-
-
 def test_job_without_code_runs_where_the_shipped_allow_list_lies(federation: Federation, tmp_path: Path) -> None:
-    settings = replace(_pretraining(tmp_path), checkpoint_dir="state")
+    settings = replace(PRETRAIN, rounds=1, checkpoint_dir="state")
     result = federation.run(export_job(settings, tmp_path, config_only=True))
     assert result.completed, result.explain()
     assert result.outcome.errors == ()
@@ -98,7 +83,7 @@ def test_submitter_learns_that_a_class_is_not_on_a_sites_list(federation: Federa
     resources["class_allow_list"] = list(DEFAULT_CLASS_ALLOW_LIST)
     (local / "resources.json").write_text(json.dumps(resources))
     try:
-        result = federation.run(export_job(_pretraining(tmp_path), tmp_path, config_only=True))
+        result = federation.run(export_job(replace(PRETRAIN, rounds=1), tmp_path, config_only=True))
     finally:
         (local / "resources.json").unlink()
     assert not result.completed

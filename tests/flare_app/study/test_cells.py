@@ -35,14 +35,19 @@ def cells(tmp_path: Path, console: Console) -> Cells:
 class _Process:
     """Stands for a process: writes what it would have written, keeps its command."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, write: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, write: Callable[[list[str]], None], looks: bool = False
+    ) -> None:
         self.command: list[str] = []
         self._write = write
+        self._looks = looks
         monkeypatch.setattr(module, "run_process", self)
 
     def __call__(self, command: list[str], log: Path, meter: Meter, look: Callable[[], tuple[int, str]]) -> None:
         self.command = command
         self._write(command)
+        if self._looks:
+            look()
 
     def options(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -87,7 +92,6 @@ def test_federation_is_a_job_of_which_weights_and_log_stay(cells: Cells, monkeyp
     assert options["--seed"] == ["7"]
     assert options["--method"] == ["fcl"]
     assert options["--exchange"] == ["features"]
-    assert options["--min-sites"] == ["2"]
     assert options["--set"] == ["batch_size=4", "steps_per_epoch=3", "fold=1"]
     assert "--pretrained" not in options
     folder = cells.folder(FEDERATED)
@@ -98,10 +102,12 @@ def test_federation_is_a_job_of_which_weights_and_log_stay(cells: Cells, monkeyp
 
 
 def test_a_federation_without_all_sites_fails(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = {"seconds": 1.0, "metrics": {}, "validation": {}, "sites": {}, "accepted": ["site-1"]}
     lines = [
-        {"round": 0, "accepted": ["site-1"], "rejected": {}, "left_out": {}, "resting": ["site-2"]},
-        {"round": 1, "accepted": ["site-1"], "rejected": {"site-2": "no answer"}, "left_out": {}, "resting": []},
-        {"round": 2, "accepted": ["site-1"], "rejected": {}, "left_out": {"site-2": "absent"}, "resting": []},
+        {**common, "round": 0, "rejected": {}, "left_out": {}, "resting": ["site-2"]},
+        {**common, "round": 1, "rejected": {"site-2": "no answer"}, "left_out": {}, "resting": []},
+        # The final validation, after which the weights are what they were.
+        {**common, "round": 2, "rejected": {"site-1": "late"}, "left_out": {"site-2": "absent"}, "resting": []},
     ]
 
     def write(command: list[str]) -> None:
@@ -109,18 +115,12 @@ def test_a_federation_without_all_sites_fails(cells: Cells, monkeypatch: pytest.
         rounds = Path(command[command.index("--workspace") + 1]) / RESULTS / "rounds.jsonl"
         rounds.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    _Process(monkeypatch, write)
+    _Process(monkeypatch, write, looks=True)
     with pytest.raises(StepFailed, match=r"Missing were site-2 from round 2 on \(no answer\)\. The whole log: .*\.log"):
         cells.do(FEDERATED)
-    del lines[1:]
+    del lines[1]
     shutil.rmtree(cells.folder(FEDERATED))
     cells.do(FEDERATED)
-
-
-def test_turns_are_the_sites_that_a_round_needs(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = _Process(monkeypatch, _job)
-    cells.do(Cell("pretrain", "fcl", 1, 7, training={**PRETRAINED, "sites_per_round": 4}))
-    assert process.options()["--min-sites"] == ["2"]
 
 
 def test_fine_tuning_in_a_federation_starts_from_the_encoder(cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
