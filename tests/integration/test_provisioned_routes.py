@@ -19,6 +19,7 @@ import pytest
 import yaml
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 
+from fcl.data.phantom import generate
 from flare_app.job import export_job
 from flare_app.provision.kits import PROJECT_FILE, Kits
 from flare_app.provision.processes import Processes
@@ -47,6 +48,23 @@ def test_server_listens_on_the_loopback_interface_alone(federation: Federation) 
     assert listening == {"127.0.0.1"}
 
 
+@pytest.fixture
+def _data(federation: Federation, tmp_path: Path) -> Iterator[None]:
+    """Each site says where its data lie: a job without code must not."""
+    data = generate(tmp_path / "phantom", sites=2, patients=3, folds=3, seed=0)
+    split = json.loads((data / "split.json").read_text())
+    split["sites"] = dict(zip((A, B), split["sites"].values(), strict=True))
+    (data / "split.json").write_text(json.dumps(split))
+    where = {"dataset_dir": data, "split_file": data / "split.json", "cache_dir": tmp_path / "cache"}
+    files = [federation.kits[site] / "local/fcl_site.json" for site in (A, B)]
+    for file in files:
+        file.write_text(json.dumps({key: str(path) for key, path in where.items()}))
+    yield
+    for file in files:
+        file.unlink()
+
+
+@pytest.mark.usefixtures("_data")
 def test_job_without_code_runs_where_the_shipped_allow_list_lies(federation: Federation, tmp_path: Path) -> None:
     settings = replace(PRETRAIN, rounds=1, checkpoint_dir="state")
     result = federation.run(export_job(settings, tmp_path, config_only=True))
@@ -77,6 +95,7 @@ def test_submitter_learns_which_site_refused_code_and_why(federation: Federation
     assert f"{B} refused it" in result.outcome.explain()
 
 
+@pytest.mark.usefixtures("_data")
 def test_submitter_learns_that_a_class_is_not_on_a_sites_list(federation: Federation, tmp_path: Path) -> None:
     local = federation.kits[B] / "local"
     resources = json.loads((local / "resources.json.default").read_text())
