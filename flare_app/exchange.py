@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from nvflare.apis.dxo import DXO
@@ -30,6 +31,20 @@ _NORM_TOLERANCE = 1e-2
 
 class ExchangeError(ValueError):
     """Features that are not accepted."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What peers may pull in a round; replaced as a whole, never changed."""
+
+    round: int
+    kind: str
+    features: FeatureSet
+
+    @property
+    def privacy(self) -> dict[str, Any] | None:
+        """What the noise guarantees, as it travels."""
+        return asdict(self.features.privacy) if self.features.privacy else None
 
 
 @dataclass(frozen=True)

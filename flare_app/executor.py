@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from flare_app.aggregation import tensor_spec
 from flare_app.card import declaration
 from flare_app.egress.plain import is_count
 from flare_app.encryption.site import keep_model, site_key
-from flare_app.exchange import Exchange, Limits, decode, encode, no_features, sampled
+from flare_app.exchange import Exchange, Limits, Published, decode, encode, no_features, sampled
 from flare_app.failures import failed
 from flare_app.memory import keep_for_good, peak_mib, reset_peak
 from flare_app.peers import Peers, asker, feature_request, know_peers, not_for
@@ -48,21 +47,8 @@ from flare_app.site import HostedJob
 from flare_app.state import SiteState, SiteStates, random_state, set_random_state
 from flare_app.stopwatch import Stopwatch
 from flare_app.storage import StorageError
+from flare_app.terms import Terms
 from flare_app.weights import SiteWeights
-
-
-@dataclass(frozen=True)
-class _Published:
-    """What peers may pull in a round; replaced as a whole, never changed."""
-
-    round: int
-    kind: str
-    features: FeatureSet
-
-    @property
-    def privacy(self) -> dict[str, Any] | None:
-        """What the noise guarantees, as it travels."""
-        return asdict(self.features.privacy) if self.features.privacy else None
 
 
 @exported_in_full
@@ -109,7 +95,7 @@ class FCLExecutor(Executor):
         self.max_feature_rows = max_feature_rows
         self._site = ""
         self._exchange = Exchange()
-        self._terms: tuple[Any, ...] | None = None  # of the job, as the server told them first
+        self._terms: Terms | None = None  # as the server told them first
         self._limits = Limits(0, 0, max_feature_rows)
         self._peers = Peers(peer_timeout_s)
         self._workflow: Any = None
@@ -120,7 +106,7 @@ class FCLExecutor(Executor):
         self._from_card: dict[str, Any] = {}  # settings of the network that the pre-trained weights need
         self._card: dict[str, Any] = {}  # what this site declares for the card of the weights
         self._key: dict[str, str] = {}  # fingerprint, where weights are encrypted
-        self._published: _Published | None = None
+        self._published: Published | None = None
         self._withholds_features = False
         self._spent = Stopwatch()  # of the round in hand
         self._states: SiteStates | None = None
@@ -164,7 +150,11 @@ class FCLExecutor(Executor):
     # -- tasks ---------------------------------------------------------------------------------------------------------
 
     def _initialize(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        self._exchange = self._agreed(task)
+        terms = Terms.of(task)
+        self._terms = self._terms or terms
+        if terms != self._terms:
+            raise SiteError("the server asks for other terms than when this job began here: submit another job")
+        self._exchange = terms.exchange
         secure = bool(fl_ctx.get_prop(FLContextKey.SECURE_MODE, False))
         simulated = bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
         refused = self._exchange.refusal(secure, simulated)
@@ -173,7 +163,7 @@ class FCLExecutor(Executor):
         if self._participant is None:
             self._from_card = declaration(task.get_header(Header.CARD) or {})
             self._key = site_key(task, fl_ctx)
-            self._weights = SiteWeights(task.get_header(Header.WEIGHT_BITS, 32))
+            self._weights = SiteWeights(terms.weight_bits)
             self._open(fl_ctx, threads=_share_of_cores(task.get_header(Header.SITES)) if simulated else None)
             keep_for_good()
         participant = self._ready()
@@ -213,7 +203,7 @@ class FCLExecutor(Executor):
         with self._spent.part("sharing"):
             round_number = self._begin_round(participant, task)
             features = self._own_features(participant, kind)
-        self._published = _Published(round_number, kind, features)
+        self._published = Published(round_number, kind, features)
         if self._exchange.relayed:
             return encode(features, kind, round_number, self._exchange.bits).to_shareable()
         return with_report(
@@ -282,28 +272,6 @@ class FCLExecutor(Executor):
         )
 
     # -- parts of tasks ------------------------------------------------------------------------------------------------
-
-    def _agreed(self, task: Shareable) -> Exchange:
-        """The exchange that the server asks for.
-
-        Its terms hold for the whole job: a site that was opened for a job without features has not set up the privacy
-        that it wants for them.
-
-        Raises:
-            SiteError: when they are other ones than at first.
-        """
-        exchange = Exchange(
-            task.get_header(Header.EXCHANGE),
-            task.get_header(Header.ROUTE),
-            bits=task.get_header(Header.FEATURE_BITS, 16),
-            pull_rows=task.get_header(Header.PULL_ROWS),
-            overlap=bool(task.get_header(Header.OVERLAP, False)),
-        )
-        terms = (exchange, task.get_header(Header.WEIGHT_BITS, 32), task.get_header(Header.ENCRYPTION, "none"))
-        self._terms = self._terms or terms
-        if terms != self._terms:
-            raise SiteError("the server asks for other terms than when this job began here: submit another job")
-        return exchange
 
     def _ready(self) -> Participant:
         if self._participant is None:

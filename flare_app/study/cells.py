@@ -274,7 +274,7 @@ def _missing(lines: Sequence[Mapping[str, Any]]) -> str:
     """Sites that did not do their part in some round, with the round and the reason; those that rested did."""
     first: dict[str, str] = {}
     for line in lines:
-        for site, reason in {**line.get("left_out", {}), **line.get("rejected", {})}.items():
+        for site, reason in {**line["left_out"], **line["rejected"]}.items():
             first.setdefault(site, f"{site} from round {line['round'] + 1} on ({reason})")
     return ", ".join(first.values())
 

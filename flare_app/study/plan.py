@@ -153,8 +153,8 @@ def _training_patients(fold: int, split: Mapping[str, Any]) -> int:
 
 def _looked_at(study: Study, encoder: Cell) -> dict[str, Any]:
     """How features are computed: in the partitions that the encoder was taught."""
-    own = encoder.training["set"]
-    return {"set": {**study["set"], **{key: own[key] for key in ("partitions",) if key in own}}}
+    taught = encoder.training["set"].get("partitions")
+    return {"set": {**study["set"], **({} if taught is None else {"partitions": taught})}}
 
 
 def _encoder_owners(study: Study) -> dict[str, str]:

@@ -27,7 +27,9 @@ from flare_app.encryption.filters import DECRYPTED_TASKS, ENCRYPTED_TASKS, Weigh
 from flare_app.executor import FCLExecutor
 from flare_app.peers import SERVER, asked_by
 from flare_app.protocol import Header, TaskName
+from flare_app.records import read_rounds
 
+THREE_SITES = ["site-1", "site-2", "site-3"]
 FAKE_BUNDLE = str(Path(__file__).parent / "fake_bundle")
 
 
@@ -175,6 +177,14 @@ class Federation:
         self.controller.run()
         return self
 
+    def accepted(self) -> list[list[str]]:
+        """Of each round the last letters of the sites whose results were accepted."""
+        return [[site[-1] for site in record["accepted"]] for record in read_rounds(self.results / "rounds.jsonl")]
+
+    def asked_for(self, name: str) -> list[list[str]]:
+        """Each time that a task was sent, the last letters of the sites that got it."""
+        return [[site[-1] for site in sites] for task, sites in self.asked if task == name]
+
     def execute(self, site: str, name: str, data: Shareable, by: str = "server") -> Shareable:
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._generators.get(site, torch.get_rng_state()))
@@ -228,3 +238,9 @@ class Federation:
             or f"{task.name}/{task.data.get_header(Header.ROUND)}" in listed
             or any(times <= count for count in counted)
         )
+
+
+def three_sites(root: Path, rounds: int, fail: dict[str, str] | None = None, **arguments: Any) -> Federation:
+    """A federation that exchanges features; ``fail`` as the fake bundle's ``fail`` has it."""
+    controller = {"num_rounds": rounds, "exchange": "features", "task_timeout_s": 7, **arguments.pop("controller", {})}
+    return Federation(root, THREE_SITES, controller, {"overrides": {"fail": fail or {}}}, **arguments)

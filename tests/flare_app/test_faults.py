@@ -6,42 +6,22 @@ import errno
 import gc
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from nvflare.apis.dxo import DataKind
-from nvflare.apis.shareable import Shareable
 
 from fcl.networks.weights import read_card, read_weights
-from flare_app.peers import feature_request
-from flare_app.protocol import Header, TaskName, with_tensors
 from flare_app.records import read_rounds
 from flare_app.state import RunState
-from tests.flare_app.loopback import Federation
-
-SITES = ["site-1", "site-2", "site-3"]
+from tests.flare_app.loopback import THREE_SITES, Federation, three_sites
 
 
 def _offences(folder: Path) -> dict[str, int]:
     state = RunState.load(folder)
     assert state is not None
     return state.offences
-
-
-def _federation(root: Path, rounds: int, fail: dict[str, str] | None = None, **arguments: Any) -> Federation:
-    controller = {"num_rounds": rounds, "exchange": "features", "task_timeout_s": 7, **arguments.pop("controller", {})}
-    return Federation(root, SITES, controller, {"overrides": {"fail": fail or {}}}, **arguments)
-
-
-def _accepted(federation: Federation) -> list[list[str]]:
-    return [[s[-1] for s in record["accepted"]] for record in read_rounds(federation.results / "rounds.jsonl")]
-
-
-def _asked(federation: Federation, name: str) -> list[list[str]]:
-    return [[s[-1] for s in sites] for task, sites in federation.asked if task == name]
 
 
 @pytest.mark.parametrize(
@@ -55,20 +35,20 @@ def _asked(federation: Federation, name: str) -> list[list[str]]:
 def test_repeated_offence_excludes_the_site_for_the_rest_of_the_job(
     tmp_path: Path, fault: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    federation = _federation(tmp_path, 4, {"site-2/*": fault}).run()
+    federation = three_sites(tmp_path, 4, {"site-2/*": fault}).run()
     assert federation.panics == []
-    assert _accepted(federation) == [["1", "3"]] * 5
+    assert federation.accepted() == [["1", "3"]] * 5
     records = read_rounds(federation.results / "rounds.jsonl")
     assert [record["rejected"].get("site-2", "")[: len(reason)] for record in records] == [reason, reason, "", "", ""]
     excluded = {"site-2": "excluded after 2 rejected updates"}
     assert [record["left_out"] for record in records] == [{}, {}, excluded, excluded, excluded]
-    assert _asked(federation, "train") == [["1", "2", "3"]] * 2 + [["1", "3"]] * 2
+    assert federation.asked_for("train") == [["1", "2", "3"]] * 2 + [["1", "3"]] * 2
     assert "site-2 is excluded after 2 rejected updates: it takes no part in the rest of the job" in caplog.text
     assert all(torch.isfinite(tensor).all() for tensor in read_weights(federation.results / "last.pt").values())
 
 
 def test_huge_update_leaves_the_average_of_the_others(tmp_path: Path) -> None:
-    federation = _federation(tmp_path, 1, {"site-2/0": "huge"}, controller={"validate_every": 0}).run()
+    federation = three_sites(tmp_path, 1, {"site-2/0": "huge"}, controller={"validate_every": 0}).run()
     first, third = (federation.executors[site]._participant.weights() for site in ("site-1", "site-3"))  # type: ignore[union-attr]
     for name, tensor in read_weights(federation.results / "last.pt").items():
         torch.testing.assert_close(tensor, (first[name] + third[name]) / 2, rtol=0, atol=1e-6)
@@ -76,157 +56,18 @@ def test_huge_update_leaves_the_average_of_the_others(tmp_path: Path) -> None:
 
 def test_exclusion_outlasts_a_resume(tmp_path: Path) -> None:
     fail, state = {"site-2/0": "nan", "site-2/1": "huge"}, str(tmp_path / "state")
-    _federation(tmp_path / "a", 2, fail, controller={"checkpoint_dir": state}).run()
+    three_sites(tmp_path / "a", 2, fail, controller={"checkpoint_dir": state}).run()
     assert _offences(tmp_path / "state/server") == {"site-2": 2}
-    resumed = _federation(tmp_path / "b", 3, fail, controller={"checkpoint_dir": state, "resume": True}).run()
+    resumed = three_sites(tmp_path / "b", 3, fail, controller={"checkpoint_dir": state, "resume": True}).run()
     assert resumed.panics == []
-    assert _asked(resumed, "initialize") == [["1", "3"]]
-    assert _accepted(resumed)[2] == ["1", "3"]
-
-
-def _told(**changes: Any) -> Callable[[Shareable], None]:
-    """Replaces some of the report of a reply, by name or by ``table__name``."""
-
-    def change(reply: Shareable) -> None:
-        report = reply["DXO"]["data"] if reply["DXO"]["kind"] == DataKind.METRICS else reply["DXO"]["meta"]["report"]
-        for name, value in changes.items():
-            table, _, entry = name.partition("__")
-            if entry:
-                report[table][int(entry) if entry.isdigit() else entry] = value
-            else:
-                report[name] = value
-
-    return change
-
-
-def _nothing_else(reply: Shareable) -> None:
-    """A zero update: with weight enough it holds the others' back."""
-    for tensor in reply["DXO"]["data"].values():
-        tensor.zero_()
-    _told(count=2**63)(reply)
-
-
-def _lying(federation: Federation, task: str, change: Callable[[Shareable], None]) -> Federation:
-    """What site-2 replies to a task is not what its executor gave."""
-    answered = federation._answered
-
-    def answer(site: str, name: str, *rest: Any) -> Shareable:
-        reply = answered(site, name, *rest)
-        if (site, name) == ("site-2", task):
-            change(reply)
-        return reply
-
-    federation._answered = answer  # type: ignore[method-assign]
-    return federation
-
-
-@pytest.mark.parametrize(
-    ("task", "change"),
-    [
-        (TaskName.INITIALIZE, _told(spec__1="x")),
-        (TaskName.INITIALIZE, _told(spec__9="x", spec__other="y")),
-        (TaskName.INITIALIZE, _told(description__1=2)),
-        (TaskName.INITIALIZE, _told(description__slices="24")),
-        (TaskName.INITIALIZE, _told(settings={"a": 1, 2: 3})),
-        (TaskName.SHARE, _told(rows="10")),
-        (TaskName.SHARE, _told(rows=None)),
-        (TaskName.TRAIN, _told(metrics__loss=10**400)),
-        (TaskName.TRAIN, _told(validation__mean_dice=10**308)),
-        (TaskName.TRAIN, _told(seconds=float("nan"))),
-        (TaskName.TRAIN, _nothing_else),
-    ],
-)
-def test_no_reply_of_one_site_ends_the_job_of_the_others(
-    tmp_path: Path, task: str, change: Callable[[Shareable], None]
-) -> None:
-    controller = {"max_offences": 9, "admit_late": False}
-    federation = _lying(_federation(tmp_path, 2, controller=controller), task, change).run()
-    assert federation.panics == []
-    accepted = _accepted(federation)
-    assert accepted[0] == ["1", "3"]
-    assert len(accepted) == 3
-    assert all(torch.isfinite(tensor).all() for tensor in read_weights(federation.results / "last.pt").values())
-
-
-def test_what_cannot_be_used_of_a_site_is_not_in_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    federation = _lying(_federation(tmp_path, 1), TaskName.INITIALIZE, _told(card="patient007"))
-    hear = federation.controller._enrolment._facts.hear
-
-    def stumble(site: str, report: dict[str, Any]) -> None:
-        if report["card"] == "patient007":
-            raise KeyError(report["card"])
-        hear(site, report)
-
-    monkeypatch.setattr(federation.controller._enrolment._facts, "hear", stumble)
-    federation.run()
-    assert federation.panics == []
-    assert _accepted(federation)[0] == ["1", "3"]
-    assert "site-2 is left out: what it tells of itself cannot be used: KeyError" in caplog.text
-    assert "patient007" not in caplog.text
-
-
-def test_site_that_claims_more_slices_than_it_has_leaves_the_average_of_the_others(tmp_path: Path) -> None:
-    controller = {"validate_every": 0}
-    federation = _lying(_federation(tmp_path, 1, controller=controller), TaskName.TRAIN, _told(count=25)).run()
-    record = read_rounds(federation.results / "rounds.jsonl")[0]
-    assert record["rejected"] == {"site-2": "it trained on 25 slices, more than the 24 that it can have"}
-    first, third = (federation.executors[site]._participant.weights() for site in ("site-1", "site-3"))  # type: ignore[union-attr]
-    for name, tensor in read_weights(federation.results / "last.pt").items():
-        torch.testing.assert_close(tensor, (first[name] + third[name]) / 2, rtol=0, atol=1e-6)
-
-
-def test_initial_weights_with_nan_give_way_to_those_of_the_next_site(tmp_path: Path) -> None:
-    """No update would be too large for them."""
-    federation = _federation(tmp_path, 1)
-    answered = federation._answered
-
-    def answer(site: str, name: str, *rest: Any) -> Shareable:
-        reply = answered(site, name, *rest)
-        if (site, name) == ("site-1", TaskName.INITIAL_WEIGHTS):
-            reply["DXO"]["data"]["encoder.bias"][0] = float("nan")
-        return reply
-
-    federation._answered = answer  # type: ignore[method-assign]
-    federation.run()
-    assert federation.panics == []
-    assert _asked(federation, "initial_weights") == [["1"], ["2"]]
-    assert all(torch.isfinite(tensor).all() for tensor in read_weights(federation.results / "last.pt").values())
-
-
-def test_no_request_of_a_peer_changes_or_silences_a_site(tmp_path: Path) -> None:
-    federation = _federation(tmp_path, 3, job_policy={})
-    broadcast = federation._broadcast
-
-    def between(task: Any, *rest: Any, **named: Any) -> None:
-        broadcast(task, *rest, **named)
-        number = task.data.get_header(Header.ROUND)
-        if task.name != TaskName.SHARE or number != 1:
-            return
-        odd = feature_request(number, None)
-        odd.set_header(Header.ROUND, float(number))
-        federation.execute("site-1", TaskName.GET_FEATURES, odd, by="site-2")
-        weights = {"encoder.weight": torch.full((8, 8), 777.0), "encoder.bias": torch.zeros(8)}
-        for name in (TaskName.INITIALIZE, TaskName.SHARE, TaskName.TRAIN, TaskName.VALIDATE):
-            message = with_tensors(DataKind.WEIGHTS, weights)
-            for header, value in ((Header.ROUND, 2), (Header.TOTAL_ROUNDS, 3), (Header.PEERS, [])):
-                message.set_header(header, value)
-            assert "DXO" not in federation.execute("site-1", name, message, by="site-2")
-
-    federation.controller.broadcast = between  # type: ignore[method-assign]
-    federation.run()
-    assert federation.panics == []
-    assert _accepted(federation) == [["1", "2", "3"]] * 4
-    undisturbed = _federation(tmp_path / "undisturbed", 3, job_policy={}).run()
-    for name, tensor in read_weights(undisturbed.results / "last.pt").items():
-        assert torch.equal(read_weights(federation.results / "last.pt")[name], tensor)
+    assert resumed.asked_for("initialize") == [["1", "3"]]
+    assert resumed.accepted()[2] == ["1", "3"]
 
 
 def test_errors_are_no_offence(tmp_path: Path) -> None:
-    federation = _federation(tmp_path, 4, {f"site-2/{number}": "raise" for number in range(3)}).run()
+    federation = three_sites(tmp_path, 4, {f"site-2/{number}": "raise" for number in range(3)}).run()
     assert federation.panics == []
-    assert _accepted(federation) == [["1", "3"]] * 3 + [["1", "2", "3"]] * 2
+    assert federation.accepted() == [["1", "3"]] * 3 + [["1", "2", "3"]] * 2
     assert _offences(federation.results) == {}
 
 
@@ -234,11 +75,11 @@ def test_silent_site_is_waited_for_once_and_takes_part_from_the_round_after_it_a
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    federation = _federation(tmp_path, 6, silent={"site-2": ["train/1"]}).run()
+    federation = three_sites(tmp_path, 6, silent={"site-2": ["train/1"]}).run()
     assert federation.panics == []
     # Lost in round 1, invited before round 2, in again from round 3.
-    assert _asked(federation, "share") == [["1", "2", "3"], ["1", "2", "3"], ["1", "3"], *[["1", "2", "3"]] * 3]
-    assert _accepted(federation) == [["1", "2", "3"], ["1", "3"], ["1", "3"], *[["1", "2", "3"]] * 4]
+    assert federation.asked_for("share") == [["1", "2", "3"], ["1", "2", "3"], ["1", "3"], *[["1", "2", "3"]] * 3]
+    assert federation.accepted() == [["1", "2", "3"], ["1", "3"], ["1", "3"], *[["1", "2", "3"]] * 4]
     records = read_rounds(federation.results / "rounds.jsonl")
     assert records[1]["rejected"] == {"site-2": "no answer to 'train' within 7 s"}
     assert records[2]["left_out"] == {"site-2": "no answer to 'train' within 7 s"}
@@ -251,13 +92,13 @@ def test_site_that_is_late_for_the_start_takes_part_as_soon_as_it_is_ready(tmp_p
     state = str(tmp_path / "state")
     federation = Federation(
         tmp_path / "a",
-        SITES,
+        THREE_SITES,
         {"num_rounds": 5, "checkpoint_dir": state},
         {"checkpoint_dir": state},
         silent={"site-3": ["initialize#2"]},
     ).run()
     assert federation.panics == []
-    assert _accepted(federation) == [["1", "2"], ["1", "2"], *[["1", "2", "3"]] * 4]
+    assert federation.accepted() == [["1", "2"], ["1", "2"], *[["1", "2", "3"]] * 4]
     assert federation.executors["site-3"]._trained == 5
     assert sorted(file.name for file in (tmp_path / "state/site-3").iterdir()) == [
         "round_00003.pt",
@@ -267,13 +108,13 @@ def test_site_that_is_late_for_the_start_takes_part_as_soon_as_it_is_ready(tmp_p
 
 
 def test_late_sites_stay_out_where_the_job_says_so(tmp_path: Path) -> None:
-    federation = _federation(tmp_path, 4, silent={"site-2": ["train/0"]}, controller={"admit_late": False}).run()
-    assert _accepted(federation) == [["1", "3"]] * 5
-    assert len(_asked(federation, "initialize")) == 1
+    federation = three_sites(tmp_path, 4, silent={"site-2": ["train/0"]}, controller={"admit_late": False}).run()
+    assert federation.accepted() == [["1", "3"]] * 5
+    assert len(federation.asked_for("initialize")) == 1
 
 
 def test_vanished_site_is_waited_for_once(tmp_path: Path) -> None:
-    federation = _federation(tmp_path, 4, silent={"site-1": ["share/1"]}, gone=["site-1"])
+    federation = three_sites(tmp_path, 4, silent={"site-1": ["share/1"]}, gone=["site-1"])
     first = federation._broadcast
 
     def broadcast(task: Any, *rest: Any, **named: Any) -> None:
@@ -284,14 +125,14 @@ def test_vanished_site_is_waited_for_once(tmp_path: Path) -> None:
     federation.controller.broadcast = broadcast  # type: ignore[method-assign]
     federation.run()
     assert federation.panics == []
-    assert _accepted(federation) == [["1", "2", "3"], *[["2", "3"]] * 4]
-    assert _asked(federation, "share")[2:] == [["2", "3"]] * 2
+    assert federation.accepted() == [["1", "2", "3"], *[["2", "3"]] * 4]
+    assert federation.asked_for("share")[2:] == [["2", "3"]] * 2
     record = read_rounds(federation.results / "rounds.jsonl")[1]
     assert record["rejected"] == {"site-1": "no answer to 'share' and FLARE has lost the site"}
 
 
 def test_too_many_silent_sites_end_the_job_with_every_reason(tmp_path: Path) -> None:
-    federation = _federation(tmp_path, 3, {"site-1/1": "raise"}, silent={"site-2": ["train/0"], "site-3": []}).run()
+    federation = three_sites(tmp_path, 3, {"site-1/1": "raise"}, silent={"site-2": ["train/0"], "site-3": []}).run()
     assert federation.panics == [
         "round 2: 1 of 3 sites gave a usable result, 2 are needed. "
         "site-1: FileNotFoundError in task 'train', see the log of site-1; "
@@ -302,7 +143,7 @@ def test_too_many_silent_sites_end_the_job_with_every_reason(tmp_path: Path) -> 
 @pytest.mark.parametrize("late", [False, True])
 def test_site_of_another_architecture_is_left_out_by_name_and_excluded_in_the_end(tmp_path: Path, late: bool) -> None:
     silent = {"site-3": ["initialize#1"]} if late else {}
-    federation = _federation(tmp_path, 4, silent=silent)
+    federation = three_sites(tmp_path, 4, silent=silent)
     executor, opened = federation.executors["site-3"], federation.executors["site-3"]._open
 
     def other(*arguments: Any, **named: Any) -> None:
@@ -312,18 +153,18 @@ def test_site_of_another_architecture_is_left_out_by_name_and_excluded_in_the_en
     executor._open = other  # type: ignore[method-assign]
     federation.run()
     assert federation.panics == []
-    assert _accepted(federation) == [["1", "2"]] * 5
+    assert federation.accepted() == [["1", "2"]] * 5
     reasons = [record["left_out"]["site-3"] for record in read_rounds(federation.results / "rounds.jsonl")]
     assert reasons[1 if late else 0].startswith(
         "it has another architecture than the other sites: missing encoder.bias"
     )
     assert reasons[-1] == "excluded after 2 rejected updates"
-    assert len(_asked(federation, "initialize")) == (3 if late else 2)
+    assert len(federation.asked_for("initialize")) == (3 if late else 2)
 
 
 @pytest.mark.parametrize("route", ["peer", "relay"])
 def test_reply_without_sense_is_an_offence_and_harms_nobody(tmp_path: Path, route: str) -> None:
-    federation = _federation(tmp_path, 3, controller={"route": route})
+    federation = three_sites(tmp_path, 3, controller={"route": route})
     execute = federation.execute
 
     def nonsense(site: str, name: str, data: Any, **rest: Any) -> Any:
@@ -335,14 +176,14 @@ def test_reply_without_sense_is_an_offence_and_harms_nobody(tmp_path: Path, rout
     federation.execute = nonsense  # type: ignore[method-assign]
     federation.run()
     assert federation.panics == []
-    assert _accepted(federation) == [["1", "3"]] * 3 + [["1", "3"]]
+    assert federation.accepted() == [["1", "3"]] * 3 + [["1", "3"]]
     records = read_rounds(federation.results / "rounds.jsonl")
     assert records[0]["rejected"]["site-2"].startswith("its reply cannot be read: ")
     assert records[2]["left_out"] == {"site-2": "excluded after 2 rejected updates"}
 
 
 def test_metrics_that_are_no_numbers_are_an_offence(tmp_path: Path) -> None:
-    federation = _federation(tmp_path, 1)
+    federation = three_sites(tmp_path, 1)
     execute = federation.execute
 
     def spoiled(site: str, name: str, data: Any, **rest: Any) -> Any:
@@ -366,7 +207,7 @@ def test_full_disk_at_a_site_is_no_result_and_names_the_folder_there_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = str(tmp_path / "state")
-    federation = Federation(tmp_path / "a", SITES, {"num_rounds": 2}, {"checkpoint_dir": state})
+    federation = Federation(tmp_path / "a", THREE_SITES, {"num_rounds": 2}, {"checkpoint_dir": state})
     train = federation.executors["site-2"]._train
 
     def on_a_full_disk(*arguments: Any) -> Any:
@@ -388,7 +229,7 @@ def test_site_with_a_folder_that_it_cannot_write_is_left_out_at_the_start(tmp_pa
     (tmp_path / "file").write_text("")
     federation = Federation(
         tmp_path / "a",
-        SITES,
+        THREE_SITES,
         {"num_rounds": 1},
         {"checkpoint_dir": str(tmp_path / "state")},
         per_site={"site-3": {"checkpoint_dir": str(tmp_path / "file")}},
@@ -402,9 +243,9 @@ def test_full_disk_at_the_server_ends_the_job_with_the_folder_and_leaves_the_che
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = str(tmp_path / "state")
-    _federation(tmp_path / "a", 2, controller={"checkpoint_dir": state}).run()
+    three_sites(tmp_path / "a", 2, controller={"checkpoint_dir": state}).run()
     before = {file.name: file.read_bytes() for file in (tmp_path / "state/server").glob("*.pt")}
-    federation = _federation(tmp_path / "b", 3, controller={"checkpoint_dir": state, "resume": True})
+    federation = three_sites(tmp_path / "b", 3, controller={"checkpoint_dir": state, "resume": True})
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", _full)
         federation.run()
@@ -413,12 +254,12 @@ def test_full_disk_at_the_server_ends_the_job_with_the_folder_and_leaves_the_che
         "saved before is lost: free space or give write access there, then resume the job"
     ]
     assert {file.name: file.read_bytes() for file in (tmp_path / "state/server").glob("*.pt")} == before
-    assert _federation(tmp_path / "c", 3, controller={"checkpoint_dir": state, "resume": True}).run().panics == []
+    assert three_sites(tmp_path / "c", 3, controller={"checkpoint_dir": state, "resume": True}).run().panics == []
 
 
 def test_server_folder_that_cannot_be_written_ends_the_job_before_any_task(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    federation = _federation(tmp_path / "a", 1, controller={"checkpoint_dir": str(tmp_path / "file")}).run()
+    federation = three_sites(tmp_path / "a", 1, controller={"checkpoint_dir": str(tmp_path / "file")}).run()
     assert "/file/server: Not a directory" in federation.panics[0]
     assert federation.asked == []
 
@@ -426,12 +267,12 @@ def test_server_folder_that_cannot_be_written_ends_the_job_before_any_task(tmp_p
 @pytest.mark.parametrize("damaged", [False, True])
 def test_server_killed_after_the_sites_saved_goes_back_with_them(tmp_path: Path, damaged: bool) -> None:
     """The sites are one round ahead of the server, and two when its newest checkpoint is damaged as well."""
-    whole = _federation(tmp_path / "whole", 5).run()
+    whole = three_sites(tmp_path / "whole", 5).run()
     state = str(tmp_path / "state")
     arguments = {"checkpoint_dir": state}
     executor = {"overrides": {"fail": {}}, "checkpoint_dir": state}
     settings = {"num_rounds": 5, "exchange": "features", "task_timeout_s": 7, **arguments}
-    first = Federation(tmp_path / "first", SITES, settings, executor)
+    first = Federation(tmp_path / "first", THREE_SITES, settings, executor)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -451,7 +292,7 @@ def test_server_killed_after_the_sites_saved_goes_back_with_them(tmp_path: Path,
     assert read_card(server / "last.pt")["rounds"] == 3
     if damaged:
         (server / "last.pt").write_bytes(b"half a checkpoint")
-    second = Federation(tmp_path / "second", SITES, {**settings, "resume": True}, executor).run()
+    second = Federation(tmp_path / "second", THREE_SITES, {**settings, "resume": True}, executor).run()
     assert second.panics == []
     ours, theirs = (read_weights(federation.results / "last.pt") for federation in (second, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -465,7 +306,7 @@ def test_server_holds_no_more_tensors_after_fifty_rounds_than_after_five(
     counts: dict[int, int] = {}
     failures = {"site-2/7": "nan", "site-1/20": "shape"}
     silent = {"site-3": ["train/11", "share/30"]}
-    federation = _federation(tmp_path, 50, failures, silent=silent, controller={"validate_every": 0})
+    federation = three_sites(tmp_path, 50, failures, silent=silent, controller={"validate_every": 0})
     for module in ("controller", "executor"):  # it collects garbage after every round: too slow to do 200 times here
         monkeypatch.setattr(f"flare_app.{module}.cleanup_memory", lambda: None)
     save = federation.controller._round

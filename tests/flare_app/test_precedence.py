@@ -15,7 +15,7 @@ from flare_app.site import SiteSettings
 CONFIG: dict[str, Any] = {
     "dataset_dir": None,
     "split_file": "$@dataset_dir + '/split.json'",
-    "cache_dir": "/home/cache",
+    "cache_dir": "/cache",
     "batch_size": 4,
     "seed": 0,
     "noise_multiplier": None,
