@@ -51,8 +51,9 @@ class FCLController(AskingController):
       An error at the site or a missing answer is no offence.
     * An update is implausible when its L2 norm is more than ``max_norm_ratio`` times that of the global weights. This
       catches a site that has diverged, not one that means harm.
-    * An update weighs as many slices as the site trained on; with more than the site declared when it started it is
-      rejected. One that lies from the start weighs what it says: the log tells what each declares.
+    * An update weighs as many slices as the site trained on, its validation as many volumes as it validated on; with
+      more than the site declared when it started it is rejected. One that lies from the start weighs what it says: the
+      log tells what each declares.
     * After every round the global weights and all of the above are written to ``checkpoint_dir``; a job submitted
       again with ``resume`` goes on from there.
 
@@ -240,7 +241,8 @@ class FCLController(AskingController):
                     record.sites[site].bytes_features_up = tensor_bytes(entry.features.data)
         asked = [site for _, group in payloads for site in group]
         average = self._averaging.begin(self._state.weights, self._enrolment.signature.spec, asked)
-        accept = updates(average, record, not self._policy.relayed, self._enrolment.slices)
+        declared = self._enrolment.slices, self._enrolment.validation_volumes
+        accept = updates(average, record, not self._policy.relayed, *declared)
         for payload, _ in payloads:
             self._stamp(payload, number)
             payload.set_header(Header.VALIDATE, self.validate_every > 0 and number % self.validate_every == 0)
@@ -268,7 +270,7 @@ class FCLController(AskingController):
         started, sites = time.monotonic(), self.roster.present
         record = RoundRecord(self.num_rounds, left_out=self.roster.left_out, sites={s: SiteRecord() for s in sites})
         payloads = self._weights_payloads(self.num_rounds, record)
-        accept = validations(record.sites)
+        accept = validations(record.sites, self._enrolment.validation_volumes)
         record.accepted, record.rejected = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
         self.require_quorum("final validation", record.accepted, record.rejected)
         record.validation = mean_validation(record.sites)
@@ -292,7 +294,8 @@ class FCLController(AskingController):
             payload.set_header(Header.KEEP, kept)
             payload.set_header(Header.CARD, card)
             payload.set_header(Header.VALIDATE, False)
-            accept = validations({site: SiteRecord() for site in self.roster.sites})
+            sites = {site: SiteRecord() for site in self.roster.sites}
+            accept = validations(sites, self._enrolment.validation_volumes)
             taken, refused = self.ask(TaskName.VALIDATE, [(payload, self.roster.present)], self.task_timeout_s, accept)
             for site, reason in sorted(refused.items()):
                 self.warning(f"{site} did not keep the {kept} model: {reason}")

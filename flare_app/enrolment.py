@@ -25,7 +25,7 @@ from flare_app.state import RunState
 class Enrolment:
     """Who belongs to the federation, what its sites have in common, and the weights that it begins with.
 
-    ``slices`` are those that each site has declared.
+    ``slices`` and ``validation_volumes`` are those that each site has declared.
 
     Args:
         asking: asks the sites, and keeps the roster that :meth:`start` and :meth:`admit` bring up to date.
@@ -49,6 +49,7 @@ class Enrolment:
     ) -> None:
         self.signature = Signature({}, "", {})
         self.slices: dict[str, int] = {}
+        self.validation_volumes: dict[str, int] = {}
         self._asking = asking
         self._averaging = averaging
         self._terms = dict(terms)
@@ -137,6 +138,7 @@ class Enrolment:
             line = introduced(report)
             self._facts.hear(site, report)
             self.slices[site] = report["description"]["slices"]
+            self.validation_volumes[site] = report["description"].get("validation_volumes", 0)
             self._known.add(site)
             self._asking.roster.admit(site)
             self._asking.info(f"{site}: {line}")

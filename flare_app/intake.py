@@ -96,16 +96,27 @@ def _offered(answer: Shareable) -> Shared:
     return Shared(rows)
 
 
-def validations(into: Mapping[str, SiteRecord]) -> Accept:
-    """Keeps the validation of the final weights."""
+def validations(into: Mapping[str, SiteRecord], volumes: Mapping[str, int]) -> Accept:
+    """Keeps the validation of the final weights.
+
+    Args:
+        into: by site.
+        volumes: for validation, that each site has, as it said when it started.
+    """
 
     def accept(site: str, answer: Shareable) -> None:
-        into[site].validation = _numbers(report_of(answer)["validation"])
+        into[site].validation = _validation(report_of(answer)["validation"], volumes[site])
 
     return accept
 
 
-def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, slices: Mapping[str, int]) -> Accept:
+def updates(
+    average: RoundAverage,
+    record: RoundRecord,
+    peer_route: bool,
+    slices: Mapping[str, int],
+    volumes: Mapping[str, int],
+) -> Accept:
     """Puts updates into the average and what comes with them into the record.
 
     Args:
@@ -113,6 +124,7 @@ def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, slices
         record: of the round.
         peer_route: whether the features that a site received came from the sites themselves.
         slices: those that each site has, as it said when it started: its update weighs no more.
+        volumes: the same of the volumes for validation: what it measured weighs no more.
     """
 
     def accept(site: str, answer: Shareable) -> str | None:
@@ -125,7 +137,7 @@ def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, slices
         strangers = sorted(received.keys() - record.sites.keys())
         if strangers:
             return f"it has features of {', '.join(strangers)}, which were not asked for any"
-        metrics, validation = _numbers(report["metrics"]), _numbers(report["validation"])
+        metrics, validation = _numbers(report["metrics"]), _validation(report["validation"], volumes[site])
         spent = _numbers({name: report[name] for name in ("seconds", "peak_mib")})
         parts = _numbers(report["parts"])
         privacy = _numbers(report["privacy"]) if report.get("privacy") is not None else None
@@ -144,6 +156,19 @@ def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, slices
         return None
 
     return accept
+
+
+def _validation(metrics: Mapping[str, float], volumes: int) -> dict[str, float]:
+    """What a site measured, as plain numbers, unless it would weigh more than the volumes that it has.
+
+    Raises:
+        ValueError: when it would, or one is no finite number.
+    """
+    numbers = _numbers(metrics)
+    weight = numbers.get("count", 1.0)
+    if numbers and not 0 < weight <= volumes:
+        raise ValueError(f"it validated on {weight:g} volumes, and said that it has {volumes}")
+    return numbers
 
 
 def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -93,7 +93,8 @@ class Participant(Protocol):
     shares_features: bool
 
     def describe(self) -> dict[str, int | float | str]:
-        """Counts and sizes: ``slices``, ``volumes``, and for feature exchange ``feature_length`` and ``partitions``."""
+        """Counts and sizes: ``slices``, ``volumes``, ``validation_volumes`` (its validation weighs no more), and for
+        feature exchange ``feature_length`` and ``partitions``."""
         ...
 
     def weights(self) -> dict[str, Tensor]:

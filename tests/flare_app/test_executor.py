@@ -87,7 +87,8 @@ def test_process_without_state_refuses_with_the_fix(tmp_path: Path, name: str) -
 def test_signature_tells_architecture_and_counts(tmp_path: Path) -> None:
     report = report_of(Site(tmp_path, _executor()).do(TaskName.INITIALIZE, _initialize()))
     assert report["spec"] == {"encoder.bias": "float32 [8]", "encoder.weight": "float32 [8, 8]"}
-    assert report["description"] == {"slices": 24, "volumes": 2, "feature_length": 8, "partitions": 4}
+    counts = {"slices": 24, "volumes": 2, "validation_volumes": 2}
+    assert report["description"] == {**counts, "feature_length": 8, "partitions": 4}
     assert report["settings"] == {"config": ["configs/fake.json"], "overrides": {}, "seed": 0}
 
 

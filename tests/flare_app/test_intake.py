@@ -17,7 +17,7 @@ from flare_app.protocol import with_report, with_tensors
 from flare_app.records import RoundRecord, SiteRecord
 
 WEIGHTS = {"w": torch.tensor([3.0, 4.0])}
-SLICES = {"a": 5, "b": 7}  # that sites have declared
+SLICES, VOLUMES = {"a": 5, "b": 7}, {"a": 2, "b": 0}  # that sites have declared
 REPORT = {
     "count": 5,
     "seconds": 2.0,
@@ -33,7 +33,7 @@ REPORT = {
 def _taken(report: dict[str, Any], peer_route: bool = True) -> tuple[str | None, RoundRecord, PlainRound]:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
     average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
-    accept = updates(average, record, peer_route, SLICES)
+    accept = updates(average, record, peer_route, SLICES, VOLUMES)
     return accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, report)), record, average
 
 
@@ -67,6 +67,10 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
         ({"features_received": {"z": 1}}, "it has features of z, which were not asked for any"),
         ({"metrics": {"loss": float("inf"), "x": 1.0}}, "metrics that are no finite numbers: loss"),
         ({"validation": {"dice": float("nan")}}, "metrics that are no finite numbers: dice"),
+        ({"validation": {"dice": 0.9, "count": 3.0}}, "it validated on 3 volumes, and said that it has 2"),
+        ({"validation": {"dice": 0.9, "count": -1.0}}, "it validated on -1 volumes"),
+        ({"validation": {"dice": 0.9, "count": 0}}, "it validated on 0 volumes"),
+        ({"validation": {"dice": 0.9, "count": 2.0**60}}, "and said that it has 2"),
         ({"parts": {"training": float("nan")}}, "metrics that are no finite numbers: training"),
         ({"seconds": "long"}, "must be real number, not str"),
         ({"peak_mib": float("nan")}, "no finite numbers: peak_mib"),
@@ -81,7 +85,7 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
 def test_nothing_of_a_reply_that_is_rejected_is_kept(change: dict[str, Any], problem: str) -> None:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
     average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
-    accept = updates(average, record, True, SLICES)
+    accept = updates(average, record, True, SLICES, VOLUMES)
     try:
         told = str(accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, {**REPORT, **change})))
     except Exception as error:
@@ -178,13 +182,17 @@ def test_shares_are_kept_when_they_can_be_used(relayed: bool, reply: Shareable, 
     assert (into["a"].features is not None) == relayed
 
 
-def test_validations_are_finite_numbers() -> None:
-    into = {"a": SiteRecord()}
-    validations(into)("a", with_report({"validation": {"dice": 0.5}}))
-    assert into["a"].validation == {"dice": 0.5}
+def test_validations_are_finite_numbers_that_weigh_no_more_than_was_declared() -> None:
+    into = {"a": SiteRecord(), "b": SiteRecord()}
+    accept = validations(into, VOLUMES)
+    accept("a", with_report({"validation": {"dice": 0.5, "count": 2.0}}))
+    accept("b", with_report({"validation": {}}))
     with pytest.raises(ValueError, match="no finite numbers: dice"):
-        validations(into)("a", with_report({"validation": {"dice": float("nan")}}))
-    assert into["a"].validation == {"dice": 0.5}
+        accept("a", with_report({"validation": {"dice": float("nan")}}))
+    with pytest.raises(ValueError, match="it validated on 1 volumes, and said that it has 0"):
+        accept("b", with_report({"validation": {"dice": 0.5}}))
+    assert into["a"].validation == {"dice": 0.5, "count": 2.0}
+    assert into["b"].validation == {}
 
 
 def test_what_is_kept_can_be_written_as_json() -> None:

@@ -35,7 +35,11 @@ class HostedTraining(Generic[M]):
         trainer.add_event_handler(Events.ITERATION_STARTED, self._stop_if_asked)
 
     def describe(self) -> dict[str, int | float | str]:
-        return {"slices": len(self.loader.dataset), "volumes": len(self.loader.dataset.volume_infos)}
+        return {
+            "slices": len(self.loader.dataset),
+            "volumes": len(self.loader.dataset.volume_infos),
+            "validation_volumes": self.monitor.volumes,
+        }
 
     def validate(self) -> dict[str, float]:
         measured = self.monitor.measure()

@@ -53,7 +53,8 @@ class FakeParticipant:
         self._note(f"built in {os.getpid()}")
 
     def describe(self) -> dict[str, int | float | str]:
-        return {"slices": self.slices, "volumes": 2, "feature_length": D, "partitions": S}
+        counts = {"slices": self.slices, "volumes": 2, "validation_volumes": 2}
+        return {**counts, "feature_length": D, "partitions": S}
 
     def weights(self) -> dict[str, Tensor]:
         return {f"encoder.{name}": tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
