@@ -227,7 +227,12 @@ class FCLController(AskingController):
         record.resting = [site for site in present if site not in sites]
         record.parts = spent.parts
         record.parts["before"] = started - self._round_ended if self._round_ended else 0.0
-        payloads = self._weights_payloads(number, record)
+        validates = self.validate_every > 0 and number % self.validate_every == 0
+        rested: dict[str, SiteRecord] = {}
+        if validates and record.resting:
+            with spent.part("validation"):
+                rested = self._validate_resting(number, record)
+        payloads = self._weights_payloads(number, record.sites)
         if self._policy.active:
             shared: dict[str, Shared] = {}
             accept = shares(shared, self._policy.relayed)
@@ -245,7 +250,7 @@ class FCLController(AskingController):
         accept = updates(average, record, not self._policy.relayed, *declared)
         for payload, _ in payloads:
             self._stamp(payload, number)
-            payload.set_header(Header.VALIDATE, self.validate_every > 0 and number % self.validate_every == 0)
+            payload.set_header(Header.VALIDATE, validates)
         with spent.part("training"):
             record.accepted, refused = self.ask(TaskName.TRAIN, payloads, self.task_timeout_s, accept)
         record.rejected.update(refused)
@@ -254,7 +259,8 @@ class FCLController(AskingController):
         record.count = average.count
         accepted = {site: record.sites[site] for site in record.accepted}
         record.metrics = weighted_mean({site: (entry.count, entry.metrics) for site, entry in accepted.items()})
-        record.validation = mean_validation(accepted)
+        record.validation = mean_validation({**accepted, **rested})
+        record.sites.update(rested)
         self._state.facts.note(record, number)
         self._keep_best(record.validation)  # before the weights that were validated are replaced
         self._state.weights = average.weights()
@@ -266,10 +272,29 @@ class FCLController(AskingController):
         record.seconds = self._round_ended - started
         return record
 
+    def _validate_resting(self, number: int, record: RoundRecord) -> dict[str, SiteRecord]:
+        """Measure the weights also where they are not trained: else each mean would be of other sites.
+
+        Args:
+            number: of the round.
+            record: of the round; takes the reasons of those that measured nothing.
+
+        Returns:
+            those that did.
+        """
+        sites = {site: SiteRecord() for site in record.resting}
+        payloads = self._weights_payloads(number, sites)
+        accept = validations(sites, self._enrolment.validation_volumes)
+        taken, refused = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
+        self._holders.answered(number, taken, refused)
+        for site, reason in sorted(refused.items()):
+            self.warning(f"round {number + 1}: {site}, whose turn it is not, did not validate: {reason}")
+        return {site: sites[site] for site in taken}
+
     def _final_validation(self) -> RoundRecord:
         started, sites = time.monotonic(), self.roster.present
         record = RoundRecord(self.num_rounds, left_out=self.roster.left_out, sites={s: SiteRecord() for s in sites})
-        payloads = self._weights_payloads(self.num_rounds, record)
+        payloads = self._weights_payloads(self.num_rounds, record.sites)
         accept = validations(record.sites, self._enrolment.validation_volumes)
         record.accepted, record.rejected = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
         self.require_quorum("final validation", record.accepted, record.rejected)
@@ -303,13 +328,13 @@ class FCLController(AskingController):
                 raise JobFailed(f"no site kept the {kept} model, which no one else can read. {listed(refused)}")
             self.info(f"the {kept} model, after {number} rounds, is kept by {', '.join(taken)}")
 
-    def _weights_payloads(self, number: int, record: RoundRecord) -> Payloads:
+    def _weights_payloads(self, number: int, records: Mapping[str, SiteRecord]) -> Payloads:
         full = partial(self._averaging.payload, self._state.weights, self._enrolment.signature.spec)
-        payloads = self._holders.payloads(number, list(record.sites), self._averaging.change, full)
+        payloads = self._holders.payloads(number, list(records), self._averaging.change, full)
         for payload, sites in payloads:
             self._stamp(payload, number)
             for site in sites:
-                record.sites[site].bytes_weights_down = tensor_bytes(from_shareable(payload).data)
+                records[site].bytes_weights_down = tensor_bytes(from_shareable(payload).data)
         return payloads
 
     def _stamp(self, payload: Shareable, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -263,13 +264,16 @@ class FCLExecutor(Executor):
 
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant = self._ready()
+        goes_on = int(task.get_header(Header.ROUND)) < int(task.get_header(Header.TOTAL_ROUNDS))
+        before = copy.deepcopy(participant.state_dict()) if goes_on else None
         self._begin_round(participant, task)
         kept = keep_model(self._models, task, self._weights.current)
         if kept is not None:
             self.logger.info(f"{self._site}: the global model is {kept}")
-        return with_report(
-            {"validation": _finite(participant.validate() if task.get_header(Header.VALIDATE, True) else {})}
-        )
+        validation = _finite(participant.validate() if task.get_header(Header.VALIDATE, True) else {})
+        if before is not None:  # whose turn it is not has rested: a job that is resumed knows nothing of this round
+            participant.load_state_dict(before)
+        return with_report({"validation": validation})
 
     # -- parts of tasks ------------------------------------------------------------------------------------------------
 

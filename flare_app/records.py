@@ -65,10 +65,10 @@ class RoundRecord:
         rejected: site that was asked to the reason why its result did not.
         left_out: site that was not asked (absent or excluded) to the reason.
         resting: sites whose turn it was not (``sites_per_round``).
-        sites: what each site that was asked did.
-        parts: seconds at the server by what they were spent on: ``sharing`` and ``training`` (from sending that task to
-            the last reply, of which most is waiting), and, beside ``seconds``, ``before``: since the end of the round
-            before, for its log and checkpoint.
+        sites: what each site that was asked did; a resting one validates where a round does.
+        parts: seconds at the server by what they were spent on: ``validation`` (of resting sites), ``sharing`` and
+            ``training`` (from sending that task to the last reply, of which most is waiting), and, beside ``seconds``,
+            ``before``: since the end of the round before, for its log and checkpoint.
     """
 
     round: int

@@ -43,7 +43,7 @@ class SiteBoards:
         """
         trained = {"seconds": record.seconds, "sites": len(record.accepted)} if record.count else {}
         boards = {MEANS: _curves(record.metrics, record.validation, trained)}
-        for site in record.accepted:
+        for site in sorted({*record.accepted, *record.resting}.intersection(record.sites)):
             entry = record.sites[site]
             boards[site] = _curves(entry.metrics, entry.validation, _costs(entry) if record.count else {})
         for name, curves in boards.items():

@@ -12,6 +12,8 @@ from nvflare.lighter.ctx import ProvisionContext
 from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder
 
+from flare_app.provision.kits import keep_keys_to_owner
+
 _HERE = Path(__file__).parent
 DEAD_AFTER_S = 120
 JOBS_STORAGE = "storage/jobs"  # within the server's workspace
@@ -38,9 +40,15 @@ class KitBuilder(Builder):
     def __init__(self, dead_after_s: int = DEAD_AFTER_S) -> None:
         self.dead_after_s = dead_after_s
 
+    def initialize(self, project: Project, ctx: ProvisionContext) -> None:
+        keep_keys_to_owner(Path(ctx.get_workspace()))
+
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         for participant in [project.get_server(), *project.get_clients()]:
             adapt_kit(Path(ctx.get_ws_dir(participant)), self.dead_after_s)
+
+    def finalize(self, project: Project, ctx: ProvisionContext) -> None:
+        keep_keys_to_owner(Path(ctx.get_workspace()))  # steps end in reverse: CertBuilder has written its state
 
 
 def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> list[str]:

@@ -86,9 +86,12 @@ def on_this_machine(project: Mapping[str, Any], port: int, sites: int | None = N
     clients = [entry for entry in project["participants"] if entry["type"] == "client"]
     if sites is not None and not 1 <= sites <= len(clients):
         raise ProvisionError(f"the project has {len(clients)} sites, {sites} cannot take part")
-    left_out = {entry["org"] for entry in clients[sites:]} if sites is not None else set()
+    surplus = clients[sites:] if sites is not None else []
+    kept = [entry for entry in project["participants"] if entry not in surplus]
+    # One organisation may run several sites, or the server too: its users go with the last of them.
+    left_out = {entry["org"] for entry in surplus} - {entry["org"] for entry in kept if entry["type"] != "admin"}
     participants = []
-    for entry in project["participants"]:
+    for entry in kept:
         if entry["org"] in left_out:
             continue
         if entry["type"] == "server":
@@ -123,7 +126,7 @@ def make_kits(project: Mapping[str, Any], out: Path) -> Kits:
         out: folder for all; made again there they get a new folder beside the old one, and the same root.
 
     Raises:
-        ProvisionError: with what FLARE says is wrong.
+        ProvisionError: with what FLARE says is wrong, or when ``out`` cannot be written.
     """
     from nvflare.lighter.constants import CtxKey
     from nvflare.lighter.prov_utils import prepare_builders
@@ -133,14 +136,34 @@ def make_kits(project: Mapping[str, Any], out: Path) -> Kits:
     content = copy.deepcopy(dict(project))  # FLARE takes it to pieces
     try:
         prepared = prepare_project(content)
-        context = Provisioner(str(out), prepare_builders(content)).provision(
-            prepared, logger=logging.getLogger(__name__)
-        )
-    except (ValueError, TypeError) as error:
+        folder = out / prepared.name
+        keep_keys_to_owner(folder)
+        try:
+            context = Provisioner(str(out), prepare_builders(content)).provision(
+                prepared, logger=logging.getLogger(__name__)
+            )
+        finally:
+            keep_keys_to_owner(folder)
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ProvisionError(f"the project cannot be provisioned: {error}") from error
+    except OSError as error:
+        raise ProvisionError(f"kits cannot be written: {error}. Give a folder of your own with --out") from error
     if context.get(CtxKey.BUILD_ERROR):
         raise ProvisionError("the project cannot be provisioned: " + "; ".join(context.get_errors()))
     return Kits.read(Path(context.get_result_location()))
+
+
+def keep_keys_to_owner(folder: Path) -> None:
+    """Close what FLARE leaves open to all users of the machine: ``state`` holds the root's key and everybody's.
+
+    Args:
+        folder: of the project, with ``state`` beside the kits; before the first run too, so that no key is ever open.
+    """
+    state = folder / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    state.chmod(0o700)
+    for file in (*state.rglob("*"), *folder.glob("prod_*/*/startup/*.key")):
+        file.chmod(0o700 if file.is_dir() else 0o600)
 
 
 def _role(kit: Path) -> str:

@@ -51,8 +51,8 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
         **{name: getattr(arguments, name) for name in ("arms", "annotated", "folds", "seeds", "modes")}
     )
     out = arguments.out.resolve()
-    absolute = [path.resolve() if path else None for path in (arguments.dataset_dir, arguments.split_file)]
-    cohort = prepare_cohort(study, chosen, out, *absolute)
+    dataset_dir, split_file = (path and path.resolve() for path in (arguments.dataset_dir, arguments.split_file))
+    cohort = prepare_cohort(study, chosen, out, dataset_dir, split_file, tie=not arguments.plan)
     cells = Cells(out, cohort, study["data"], arguments.threads or all_threads(), console)
     ledger = Ledger(out, cells, console)
     todo = plan(study, chosen, cohort.split)
@@ -69,12 +69,8 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
         remember(out, chosen)
     asked = recall(out, study) or [chosen]
     outcome = Outcome(study, plan_all(study, asked, cohort.split), ledger.seconds, cells)
-    try:
-        if not arguments.report:
-            _note_machine(out)
-            outcome.write_tables()
-            run_cells(todo, ledger, console, outcome.add)
-    finally:
+
+    def publish() -> None:
         outcome.write_tables()
         facts = study_facts(
             study,
@@ -86,6 +82,19 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
         page = outcome.write_report({**facts, "Configuration": outcome.configuration, **_machines(out)})
         for name, path in {"results": out / "results.csv", "report": page}.items():
             console.print(f"{name}: {path or 'none yet'}", soft_wrap=True, highlight=False)
+
+    if not arguments.report:
+        try:
+            _note_machine(out)
+            outcome.write_tables()
+            run_cells(todo, ledger, console, outcome.add)
+        except BaseException:
+            try:
+                publish()
+            except Exception as error:  # what stopped the study is what one must learn
+                console.print(f"nor could the report be written: {error}", markup=False, soft_wrap=True)
+            raise
+    publish()
 
 
 def _spent(outcome: Outcome) -> float:

@@ -44,7 +44,7 @@ class Cohort:
 
 
 def prepare_cohort(
-    study: Study, chosen: Selection, out: Path, dataset_dir: Path | None, split_file: Path | None
+    study: Study, chosen: Selection, out: Path, dataset_dir: Path | None, split_file: Path | None, tie: bool = True
 ) -> Cohort:
     """Read the data set, divide its patients, and tie the study's folder to both.
 
@@ -53,6 +53,7 @@ def prepare_cohort(
         out: the study's folder; keeps ``split.json`` and ``study.json``.
         dataset_dir: of the data; None where the study makes a phantom.
         split_file: to take instead of dividing anew.
+        tie: whether ``out`` may hold no other study from now on; else it is only looked at.
 
     Raises:
         StudyError: when data, split and what is asked for do not fit together, or ``out`` is of another study.
@@ -74,8 +75,12 @@ def prepare_cohort(
     _check(study, chosen, split, records)
     named = {patient for site in split["sites"].values() for fold in site["folds"] for patient in fold}
     own = [record for record in records if record.patient in named]
-    _tie(out, study["data"], own, split)
-    write_split({"description": "", "seed": 0, **split}, out / SPLIT_FILE)
+    identity = _identity(study["data"], own, split)
+    _refuse_another(out, identity)
+    if tie:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / STUDY_FILE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        write_split({"description": "", "seed": 0, **split}, out / SPLIT_FILE)
     labelled = sum(record.label is not None for record in own)
     return Cohort(dataset_dir, out / SPLIT_FILE, split, len(named), len(own), labelled)
 
@@ -143,14 +148,17 @@ def _check(study: Study, chosen: Selection, split: Mapping[str, Any], records: S
         raise StudyError("\n".join(problems))
 
 
-def _tie(out: Path, data: str, records: Sequence[Any], split: Mapping[str, Any]) -> None:
-    """Refuse a folder whose cells are of other patients or labels; their results could not be compared."""
+def _identity(data: str, records: Sequence[Any], split: Mapping[str, Any]) -> dict[str, Any]:
     files = [[r.volume, Path(r.image).stat().st_size, _digest(r.label) if r.label else None] for r in records]
-    identity = {
+    return {
         "data": data,
         "files": hashlib.sha256(json.dumps(sorted(files)).encode()).hexdigest()[:12],
         "sites": {name: site["folds"] for name, site in split["sites"].items()},
     }
+
+
+def _refuse_another(out: Path, identity: Mapping[str, Any]) -> None:
+    """A folder whose cells are of other patients or labels: their results could not be compared."""
     file = out / STUDY_FILE
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else identity
     words = {"data": "another data set", "files": "other files", "sites": "another split into sites and folds"}
@@ -160,8 +168,6 @@ def _tie(out: Path, data: str, records: Sequence[Any], split: Mapping[str, Any])
             f"{out} holds a study of {' and '.join(differing)}, which cannot be continued with this one. To start "
             f"afresh name another folder with --out, or delete this one"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
 
 
 def _digest(file: str | Path) -> str:

@@ -153,7 +153,7 @@ class Outcome:
 
     def _write_summary(self, content: Mapping[str, Any]) -> None:
         with _replaced(self.cells.out / "results.json") as stream:
-            json.dump(content, stream, indent=2)
+            json.dump(content, stream, indent=2, allow_nan=False)
 
     def write_report(self, facts: Mapping[str, str]) -> Path | None:
         """``report.html``; None as long as nothing is evaluated."""
@@ -174,6 +174,7 @@ class Outcome:
             protocol=protocol(self.study, self.cells.cohort),
             validations=self.validations(),
             pretraining=pretraining,
+            partitions=self._partitions(),
             finetuning=finetuning,
             shown=shown,
             features=self._features(),
@@ -182,11 +183,21 @@ class Outcome:
         )
         return write_study_report(self.cells.out / "report.html", report)
 
-    def _features(self) -> dict[str, dict[str, dict[str, Path]]]:
-        """Of each arm those of its first seed and fold; commands that name other folds picture theirs."""
+    def _partitions(self) -> dict[str, int]:
+        """That each arm's pre-training divides volumes into."""
+        default = json.loads((fcl.bundle_root() / "configs" / "pretrain.json").read_text(encoding="utf-8"))
+        own = {cell.arm: cell.training["set"] for cell in self.finished("pretrain")}
+        return {arm: changed.get("partitions", default["partitions"]) for arm, changed in own.items()}
+
+    def _features(self) -> dict[str, tuple[str, dict[str, dict[str, Path]]]]:
+        """Of each arm those of its first seed and fold, which are named: of other arms they may be others."""
         first = sorted(self.finished("features"), key=lambda cell: (cell.seed, cell.fold), reverse=True)
         chosen = {cell.arm: cell for cell in first}
-        return {arm: self.cells.features(chosen[arm]) for arm in self.study["arms"] if arm in chosen}
+        return {
+            arm: (f"fold {chosen[arm].fold}, seed {chosen[arm].seed}", self.cells.features(chosen[arm]))
+            for arm in self.study["arms"]
+            if arm in chosen
+        }
 
     @property
     def configuration(self) -> str:

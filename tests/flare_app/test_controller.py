@@ -205,7 +205,8 @@ def test_best_checkpoint_is_chosen_over_all_rounds_the_last_included(tmp_path: P
                     "count": 9.0 if site == "site-1" else 1.0,
                 }
 
-            participant.validate = validate
+            counts = {**participant.describe(), "validation_volumes": 9}
+            participant.validate, participant.describe = validate, lambda: counts
 
         executor._open = opened  # type: ignore[method-assign]
     federation.run()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,22 @@ def test_validation_is_of_the_weights_that_came(tmp_path: Path) -> None:
     report = report_of(site.do(TaskName.TRAIN, task))
     assert report["validation"] == {"mean_dice": pytest.approx(expected), "count": 2.0}
     assert report_of(site.do(TaskName.VALIDATE, _round(weights, 3)))["validation"] == report["validation"]
+
+
+def test_a_site_that_validates_in_a_round_that_it_rests_in_goes_on_as_if_it_had_rested(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    weights = site.started()
+    site.do(TaskName.TRAIN, _round(weights))
+    participant = site.executor._participant
+    assert participant is not None
+    own = copy.deepcopy(participant.state_dict())
+    moved = {name: tensor + 1.0 for name, tensor in weights.items()}
+    report = report_of(site.do(TaskName.VALIDATE, _round(moved, 1)))
+    expected = 1.0 / (1.0 + float(moved["encoder.weight"].square().sum()))
+    assert report["validation"]["mean_dice"] == pytest.approx(expected)
+    for name, tensor in own["network"].items():
+        assert torch.equal(participant.state_dict()["network"][name], tensor)
+    assert torch.equal(participant.state_dict()["rng"], own["rng"])
 
 
 def test_peers_get_the_snapshot_of_the_round_and_each_a_copy(tmp_path: Path) -> None:

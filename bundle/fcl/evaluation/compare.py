@@ -39,7 +39,7 @@ class Difference:
         patients: number of pairs, the patients with a Dice in both.
         left_out: scored patients that are no pair: a structure that is neither there nor predicted has no Dice.
         reference, value: mean Dice over the pairs of the reference and of the arm.
-        difference, low, high: mean difference and its 95 % interval (Student's t).
+        difference, low, high: mean difference and its 95 % interval (Student's t), which one patient does not give.
         better: patients with a higher Dice than in the reference.
         p: two-sided Wilcoxon signed-rank test, adjusted over all differences shown (Benjamini and Hochberg 1995).
     """
@@ -51,8 +51,8 @@ class Difference:
     reference: float
     value: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     better: int
     p: float
 
@@ -160,7 +160,7 @@ def _difference(arm: str, label: str, left: Mapping[str, float], right: Mapping[
     both = sorted(left.keys() & right.keys())
     pairs = [right[patient] - left[patient] for patient in both]
     mean, count = statistics.fmean(pairs), len(pairs)
-    half = math.nan
+    half = None
     if count > 1:
         half = float(t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * statistics.stdev(pairs) / math.sqrt(count)
     return Difference(
@@ -171,8 +171,8 @@ def _difference(arm: str, label: str, left: Mapping[str, float], right: Mapping[
         reference=statistics.fmean(left[patient] for patient in both),
         value=statistics.fmean(right[patient] for patient in both),
         difference=mean,
-        low=mean - half,
-        high=mean + half,
+        low=None if half is None else mean - half,
+        high=None if half is None else mean + half,
         better=sum(pair > 0 for pair in pairs),
         p=float(wilcoxon(pairs).pvalue) if any(pairs) else 1.0,
     )
@@ -184,13 +184,14 @@ def print_differences(lines: Sequence[Difference], reference: str) -> None:
     for column in ("arm", "class", "patients", reference, "Dice", "difference (95 %)", "better in", "p (adjusted)"):
         table.add_column(column, justify="left" if column in ("arm", "class") else "right")
     for line in lines:
+        interval = "–" if line.low is None or line.high is None else f"{line.low:+.3f} to {line.high:+.3f}"
         table.add_row(
             line.arm,
             line.label,
             f"{line.patients} of {line.patients + line.left_out}" if line.left_out else str(line.patients),
             f"{line.reference:.3f}",
             f"{line.value:.3f}",
-            f"{line.difference:+.3f} ({line.low:+.3f} to {line.high:+.3f})",
+            f"{line.difference:+.3f} ({interval})",
             str(line.better),
             f"{line.p:.2g}",
         )
@@ -221,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if options.json:
-        print(json.dumps([asdict(line) for line in lines], indent=2))
+        print(json.dumps([asdict(line) for line in lines], indent=2, allow_nan=False))
     else:
         print_differences(lines, next(iter(arms)))
     return 0

@@ -6,6 +6,7 @@ to see where a curve is flat.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def curves_by_steps(validations: Sequence[Validations]) -> OverSteps:
     values: dict[tuple[str, int], dict[str, dict[int, list[float]]]] = {}
     for each in sorted(validations, key=lambda each: (modes.index(each.mode), each.annotated)):
         for steps, metrics in each.scores:
-            if "mean_dice" in metrics:
+            if math.isfinite(metrics.get("mean_dice", math.nan)):
                 arms = values.setdefault((each.mode, each.annotated), {})
                 arms.setdefault(each.arm, {}).setdefault(steps, []).append(metrics["mean_dice"])
     return {

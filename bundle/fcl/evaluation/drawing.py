@@ -78,6 +78,7 @@ def draw_figure(draw: Callable[[Figure], None], description: str, size: tuple[fl
         "axes.spines.top": False,
         "axes.spines.right": False,
         "font.size": 10,
+        "text.parse_math": False,  # a "$" in a name is no formula
         "svg.fonttype": "none",  # text stays text: found, read aloud, scaled
         "svg.hashsalt": hashlib.sha256(description.encode()).hexdigest(),  # ids of several figures on one page differ
         **dict.fromkeys(inked, INK),

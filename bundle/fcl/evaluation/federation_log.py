@@ -77,7 +77,8 @@ def pretraining_curves(lines: Sequence[Mapping[str, Any]], loss: str = "loss") -
 
 
 def traffic_by_site(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, list[str]]]:
-    """Site, rounds it took part in, and mean MiB of a round in the order of ``TRAFFIC``; last the sum of all."""
+    """Site, rounds it took part in (resting, it may validate), and mean MiB of those in the order of ``TRAFFIC``; last
+    the sum of all."""
     entries: dict[str, list[Mapping[str, Any]]] = {}
     for line in trained_rounds(lines):
         for site, entry in line["sites"].items():

@@ -137,7 +137,7 @@ def dice_by_steps(title: str, curves: Sequence[Series], colours: Sequence[int]) 
         label_axes(
             axes,
             title,
-            "fine-tuning steps (of each site)",
+            "fine-tuning steps, one after the other",
             "mean Dice, held-out patients of each site,\npreprocessed grid (0 to 1)",
         )
         axes.set_xlim(left=0)

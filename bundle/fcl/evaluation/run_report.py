@@ -127,7 +127,7 @@ def _of_site(run: Run, site: str) -> list[Mapping[str, Any]]:
     return [
         {**line["sites"][site], "round": line["round"]}
         for line in run.lines
-        if site in line["sites"] and site in line["accepted"]
+        if site in line["sites"] and site in (*line["accepted"], *line["resting"])
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,10 @@ class StudyReport:
         protocol: the same words as there for this study.
         validations: of all fine-tunings that made any.
         pretraining: arm to the ``rounds.jsonl`` of a pre-training; arms without one are left out.
+        partitions: arm to the partitions that kNN of its pre-training tells apart.
         finetuning: mode and arm to the ``rounds.jsonl`` of a fine-tuning.
         shown: in words, which runs these curves are of.
-        features: arm to state of the encoder to site to its file of features.
+        features: arm to the run that its features are of, in words, and state of the encoder to site to file.
         costs: table of bytes and minutes: heading of each column, and rows.
         facts: how it was run.
     """
@@ -77,9 +78,10 @@ class StudyReport:
     protocol: Mapping[str, str]
     validations: Sequence[Validations]
     pretraining: Mapping[str, Path]
+    partitions: Mapping[str, int]
     finetuning: Mapping[str, Mapping[str, Path]]
     shown: str
-    features: Mapping[str, Mapping[str, Mapping[str, Path]]]
+    features: Mapping[str, tuple[str, Mapping[str, Mapping[str, Path]]]]
     costs: tuple[Sequence[str], Sequence[Sequence[str]]]
     facts: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,6 +94,7 @@ class StudyReport:
             *(e.arm for e in self.evaluations),
             *self.pretraining,
             *(a for own in self.finetuning.values() for a in own),
+            *(v.arm for v in self.validations),
         }
         return [name for name in self.arms if name in shown].index(arm)
 
@@ -122,7 +125,7 @@ def write_study_report(path: str | Path, report: StudyReport) -> Path:
         "efficiency": _efficiency(report, found),
         "classes": _class_tables(report, found),
         "worst": _worst(report, found),
-        "spaces": [_space(report.label(arm), states) for arm, states in report.features.items()],
+        "spaces": [_space(report.label(arm), run, states) for arm, (run, states) in report.features.items()],
         "shown": report.shown,
         **_training_curves(report),
         "costs": {"head": report.costs[0], "rows": report.costs[1]},
@@ -163,7 +166,7 @@ def _mode_table(report: StudyReport, mode: str, own: Mapping[str, Mapping[int, P
     own_counts = sorted({count for curve in own.values() for count in curve})
     counts = sorted({*own_counts, *printed})
     columns = {n: [who for who, known in (("ours", own_counts), ("published", printed)) if n in known] for n in counts}
-    uneven = _uneven(report, mode)
+    uneven = _uneven([e for e in report.evaluations if e.mode == mode])
     rows = []
     for arm, curve in own.items():
         theirs = dict(zip(printed, published.get(report.arms[arm].published, []), strict=False))
@@ -191,12 +194,11 @@ def _mode_table(report: StudyReport, mode: str, own: Mapping[str, Mapping[int, P
     }
 
 
-def _uneven(report: StudyReport, mode: str) -> bool:
+def _uneven(found: Iterable[Evaluation | Validations]) -> bool:
     """Whether arms or N have different runs, so that their means are of different patients."""
     runs: dict[tuple[str, int], set[tuple[int, int]]] = {}
-    for e in report.evaluations:
-        if e.mode == mode:
-            runs.setdefault((e.arm, e.annotated), set()).add((e.fold, e.seed))
+    for each in found:
+        runs.setdefault((each.arm, each.annotated), set()).add((each.fold, each.seed))
     return len({frozenset(own) for own in runs.values()}) > 1
 
 
@@ -217,12 +219,14 @@ def _protocol(report: StudyReport) -> list[tuple[str, str, str]]:
 
 
 def _convergence(report: StudyReport, modes: Sequence[str]) -> dict[str, Any]:
-    """A figure for each mode and N that was validated, and the modes of which nothing was."""
+    """A figure for each mode and N that was validated, those whose arms have other runs, and the modes without any."""
     found = curves_by_steps(report.validations)
+    own = {place: [v for v in report.validations if (v.mode, v.annotated) == place] for place in found}
     return {
         "convergence": [
             _step_curve(report, f"{mode} fine-tuning, N = {count}", own) for (mode, count), own in found.items()
         ],
+        "uneven_steps": [f"{mode} fine-tuning, N = {count}" for mode, count in found if _uneven(own[mode, count])],
         "unvalidated": [mode for mode in modes if mode not in {known for known, _ in found}],
     }
 
@@ -255,7 +259,7 @@ def _pair_row(report: StudyReport, line: Paired) -> list[str]:
         f"{report.label(found.arm)} − {report.label(line.reference)}",
         f"{found.value:.3f} − {found.reference:.3f}",
         f"{found.difference:+.3f}",
-        f"{found.low:+.3f} to {found.high:+.3f}" if found.patients > 1 else "–",
+        "–" if found.low is None or found.high is None else f"{found.low:+.3f} to {found.high:+.3f}",
         f"{found.better} of {found.patients}",
         f"{found.p:.2g}",
     ]
@@ -292,25 +296,30 @@ def _class_tables(report: StudyReport, found: Curves) -> list[dict[str, Any]]:
     tables = []
     counts = sorted({count for own in found.values() for curve in own.values() for count in curve})
     for mode, own in found.items():
-        uneven = _uneven(report, mode)
+        uneven = _uneven([e for e in report.evaluations if e.mode == mode])
         for count in counts:
             scores = {arm: by_class(_runs(report, mode, arm, count)) for arm in own if count in own[arm]}
             if not scores:
                 continue
-            first = next(iter(scores.values()))
-            phases, classes = list(first), list(first[ALL_PHASES])
+            phases = dict.fromkeys(phase for own_scores in scores.values() for phase in own_scores)
+            classes = list(dict.fromkeys(name for own_scores in scores.values() for name in own_scores[ALL_PHASES]))
             runs = {arm: f" ({own[arm][count].runs})" if uneven else "" for arm in scores}
             rows = [
-                (report.label(arm) + runs[arm], phase, [_dice_and_distance(of_phase[name]) for name in classes])
+                (
+                    report.label(arm) + runs[arm],
+                    phase,
+                    [_dice_and_distance(own_scores.get(phase, {}).get(name)) for name in classes],
+                )
                 for arm, own_scores in scores.items()
-                for phase, of_phase in own_scores.items()
-                if phase in phases
+                for phase in phases
             ]
             tables.append({"mode": mode, "annotated": count, "classes": classes, "rows": rows, "uneven": uneven})
     return tables
 
 
-def _dice_and_distance(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+def _dice_and_distance(metrics: Mapping[str, Mapping[str, Any]] | None) -> tuple[str, str]:
+    if metrics is None:
+        return "–", "–"
     return show_spread(metrics["dice"], 3), show_spread(metrics["hd95_mm"], 1)
 
 
@@ -340,9 +349,11 @@ def _training_curves(report: StudyReport) -> dict[str, Any]:
     }
     if problems:
         raise ValueError("the report cannot be written:\n" + "\n".join(f"  {problem}" for problem in problems))
-    together = [
-        ("Partition kNN", "accuracy (share of slices)", _all(report, pretraining, validated, "partition_knn")),
-    ]
+    together = []
+    for count in sorted({report.partitions[arm] for arm in pretraining}):  # one of four is easier to tell than of six
+        alike = {arm: lines for arm, lines in pretraining.items() if report.partitions[arm] == count}
+        title = f"Partition kNN, {count} partitions"
+        together.append((title, "accuracy (share of slices)", _all(report, alike, validated, "partition_knn")))
     for mode, own in finetuning.items():
         together += [(f"{mode} fine-tuning", "loss (Dice and cross-entropy)", _all(report, own, trained, "loss"))]
     return {
@@ -367,7 +378,7 @@ def _all(
     return {arm: line for arm, line in series.items() if line.points}
 
 
-def _space(label: str, states: Mapping[str, Mapping[str, Path]]) -> Drawing:
+def _space(label: str, run: str, states: Mapping[str, Mapping[str, Path]]) -> Drawing:
     views: dict[str, Any] = {}
     for state, files in states.items():
         features_ND, partition_N, site_N = read_features(files)
@@ -378,4 +389,6 @@ def _space(label: str, states: Mapping[str, Mapping[str, Path]]) -> Drawing:
             "partition": (plane_N2, partition_N[kept], partitions),
             "site": (plane_N2, site_N[kept], list(files)),
         }
-    return feature_space(f"Feature space of {label}, before and after pre-training, by partition and by site", views)
+    return feature_space(
+        f"Feature space of {label}, {run}, before and after pre-training, by partition and by site", views
+    )

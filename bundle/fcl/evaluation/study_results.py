@@ -131,8 +131,9 @@ def by_class(own: Sequence[Evaluation]) -> dict[str, dict[str, dict[str, dict[st
         own: runs of one arm, mode and N.
     """
     runs = [[row for file in evaluation.scores.values() for row in read_rows(file)] for evaluation in own]
-    classes = list(dict.fromkeys(row["class"] for row in runs[0]))
-    phases = [ALL_PHASES, *sorted({row["phase"] for row in runs[0] if row["phase"]})]
+    rows_of_all = [row for rows in runs for row in rows]
+    classes = list(dict.fromkeys(row["class"] for row in rows_of_all))
+    phases = [ALL_PHASES, *sorted({row["phase"] for row in rows_of_all if row["phase"]})]
 
     def values(rows: Sequence[Mapping[str, str]], phase: str, name: str, metric: str) -> list[float]:
         fitting = (r for r in rows if r["class"] == name and phase in (ALL_PHASES, r["phase"]) and r[metric])
@@ -200,12 +201,12 @@ def label_efficiency(evaluations: Sequence[Evaluation], references: Sequence[str
 
 
 def on_common_runs(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Those of the runs that every arm among them has; all of them where there is no such run."""
+    """Those of the runs that every arm among them has."""
     runs: dict[str, set[tuple[int, int]]] = {}
     for e in evaluations:
         runs.setdefault(e.arm, set()).add((e.fold, e.seed))
     common = set.intersection(*runs.values()) if runs else set()
-    return [e for e in evaluations if (e.fold, e.seed) in common] or list(evaluations)
+    return [e for e in evaluations if (e.fold, e.seed) in common]
 
 
 def worst_volume(own: Sequence[Evaluation]) -> tuple[Evaluation, str, str, float]:

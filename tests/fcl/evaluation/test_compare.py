@@ -109,6 +109,17 @@ def test_a_class_without_a_pair_has_no_line(tmp_path: Path, dice: tuple[np.ndarr
         compare({"random": [a], "fcl": [b]})
 
 
+def test_one_patient_gives_no_interval(
+    tmp_path: Path, dice: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = (_write(tmp_path / f"{name}.csv", values[:1]) for name, values in zip("ab", dice, strict=True))
+    assert main(["--json", f"random={a}", f"fcl={b}"]) == 0
+    (line,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (line["patients"], line["low"], line["high"]) == (1, None, None)
+    assert main([f"random={a}", f"fcl={b}"]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
 def test_other_rows_are_refused_by_name(tmp_path: Path, dice: tuple[np.ndarray, np.ndarray]) -> None:
     a, b = _write(tmp_path / "a.csv", dice[0]), _write(tmp_path / "b.csv", dice[1][:11])
     with pytest.raises(

@@ -60,7 +60,12 @@ def test_curve_shows_every_n_and_arm(spread: tuple[float | None, ...]) -> None:
 def test_curve_over_steps_names_its_units_and_shows_the_spread(spread: tuple[float | None, ...], bands: int) -> None:
     lines = [Series(name, [(10.0, 0.5), (450.0, 0.8)], spread) for name in ("random", "FCL")]
     figure = dice_by_steps("local fine-tuning, N = 1", lines, [0, 1])
-    for text in (">random</text>", ">FCL</text>", "fine-tuning steps (of each site)", "preprocessed grid (0 to 1)"):
+    for text in (
+        ">random</text>",
+        ">FCL</text>",
+        "fine-tuning steps, one after the other",
+        "preprocessed grid (0 to 1)",
+    ):
         assert text in figure.svg, text
     assert figure.svg.count("FillBetween") == bands
     assert figure.description == (

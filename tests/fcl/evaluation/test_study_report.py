@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def report(tmp_path: Path) -> dict[str, Any]:
     return {
         "title": "a & b", "description": "<script>", "arms": {"x": Arm("<x>")}, "references": [],
         "evaluations": [Evaluation("x", "local", 1, 0, 0, {"all": tmp_path / "scores.csv"})], "unfinished": 0,
-        "published": None, "protocol": {}, "validations": [], "pretraining": {}, "finetuning": {},
+        "published": None, "protocol": {}, "validations": [], "pretraining": {}, "partitions": {}, "finetuning": {},
         "shown": "", "features": {}, "costs": ([], []), "facts": {"Note": "<b>"},
     }  # fmt: skip
 
@@ -46,11 +47,11 @@ def test_without_validation_the_page_says_how_to_get_it(report: dict[str, Any], 
     hint = "--set finetune::local::validate_every="
     without = write_study_report(tmp_path / "out.html", StudyReport(**report)).read_text()
     assert hint in without
-    assert "fine-tuning steps (of each site)" not in without
+    assert "fine-tuning steps, one after the other" not in without
     validations = [Validations("x", "local", n, 0, 0, "all", [(10, {"mean_dice": 0.25})]) for n in (1, 2)]
     page = write_study_report(tmp_path / "out.html", StudyReport(**{**report, "validations": validations})).read_text()
     assert hint not in page
-    assert page.count("fine-tuning steps (of each site)") == 2
+    assert page.count("fine-tuning steps, one after the other") == 2
     assert "No checkpoint is chosen by this: the last weights are scored." in page
 
 
@@ -76,12 +77,46 @@ def test_arms_of_different_runs_are_marked_and_tiles_take_common_ones(report: di
     even = write_study_report(tmp_path / "out.html", StudyReport(**{**content, "evaluations": evaluations[::2]}))
     assert "not all arms have the same runs" not in even.read_text()
     assert "0.600 (1)" not in even.read_text()
+    apart = write_study_report(tmp_path / "out.html", StudyReport(**{**content, "evaluations": evaluations[1:]}))
+    assert '<div class="tile">' not in apart.read_text()  # of different patients
+
+
+def test_fine_tuning_of_an_arm_that_is_not_evaluated_yet_is_shown(report: dict[str, Any], tmp_path: Path) -> None:
+    curves = [
+        Validations(arm, "local", 1, fold, 0, "all", [(10, {"mean_dice": 0.25})])
+        for arm, fold in (("y", 0), ("x", 0), ("x", 1))
+    ]
+    content = {**report, "arms": {"x": Arm("X"), "y": Arm("Y")}, "validations": curves}
+    page = write_study_report(tmp_path / "out.html", StudyReport(**content)).read_text()
+    assert ">Y</text>" in page
+    assert "local fine-tuning, N = 1: not all arms have the same runs" in page
+
+
+def test_structures_and_phases_of_any_run_are_shown(report: dict[str, Any], tmp_path: Path) -> None:
+    score = ClassScore(0.5, 2.0, 1.0, in_truth=True, in_prediction=True)
+    write_csv([CaseScore("p_ED", "p", "ED", {"lv": score})], tmp_path / "0.csv")
+    write_csv([CaseScore("q_ES", "q", "ES", {"rv": score})], tmp_path / "1.csv")
+    runs = [Evaluation("x", "local", 1, fold, 0, {"all": tmp_path / f"{fold}.csv"}) for fold in (0, 1)]
+    page = write_study_report(tmp_path / "out.html", StudyReport(**{**report, "evaluations": runs})).read_text()
+    assert all(f"<td>{phase}</td>" in page for phase in ("all", "ED", "ES"))
+    assert all(f'colspan="2">{name}</th>' in page for name in ("lv", "rv"))
+
+
+def test_partition_knn_of_different_partitions_is_drawn_apart(report: dict[str, Any], tmp_path: Path) -> None:
+    line = {"round": 0, "count": 4, "metrics": {}, "validation": {"partition_knn": 0.5}, "sites": {}}
+    (tmp_path / "rounds.jsonl").write_text(json.dumps(line) + "\n")
+    arms = {"x": Arm("X"), "y": Arm("Costs $1 or $2")}
+    logs = {"pretraining": dict.fromkeys(arms, tmp_path / "rounds.jsonl"), "partitions": {"x": 4, "y": 6}}
+    page = write_study_report(tmp_path / "out.html", StudyReport(**{**report, "arms": arms, **logs})).read_text()
+    assert all(f"Partition kNN, {count} partitions</text>" in page for count in (4, 6))
+    assert ">Costs $1 or $2</text>" in page
 
 
 def test_nothing_to_report_and_unreadable_logs_are_refused(report: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one finished evaluation"):
         write_study_report(tmp_path / "out.html", StudyReport(**{**report, "evaluations": []}))
-    logs = {"pretraining": {"x": tmp_path / "gone.jsonl"}, "finetuning": {"local": {"x": tmp_path / "lost.jsonl"}}}
+    gone = {"pretraining": {"x": tmp_path / "gone.jsonl"}, "partitions": {"x": 4}}
+    logs = {**gone, "finetuning": {"local": {"x": tmp_path / "lost.jsonl"}}}
     with pytest.raises(ValueError, match=r"gone\.jsonl: missing\n.*lost\.jsonl: missing"):
         write_study_report(tmp_path / "out.html", StudyReport(**{**report, **logs}))
     assert not (tmp_path / "out.html").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from flare_app.provision.__main__ import main
 from flare_app.provision.builder import JOBS_STORAGE, OWN_CLASSES, adapt_kit
-from flare_app.provision.kits import Kits, ProvisionError, make_kits, on_this_machine, read_project
+from flare_app.provision.kits import Kits, ProvisionError, keep_keys_to_owner, make_kits, on_this_machine, read_project
 from flare_app.site import SiteSettings
 
 
@@ -56,6 +56,30 @@ def test_server_keeps_jobs_in_its_workspace_and_finds_dead_sites_in_minutes(kits
     assert "CLIENT_OUTCOME_WAIT_TIMEOUT:-60}" in script
     permissions = _json(kits["localhost"] / "local/authorization.json.default")["permissions"]
     assert permissions["lead"]["get_job_log"] == "n:submitter"
+
+
+def test_keys_are_for_the_owner_alone_those_of_an_earlier_run_too(kits: Kits, tmp_path: Path) -> None:
+    def open_to_others(folder: Path) -> list[str]:
+        files = [folder / "state", *(folder / "state").iterdir(), *folder.rglob("*.key")]
+        return [file.name for file in files if file.stat().st_mode & 0o077]
+
+    assert (kits.folder.parent / "state/cert.json").is_file()
+    assert open_to_others(kits.folder.parent) == []
+    earlier = tmp_path / "fcl_consortium"
+    (earlier / "state").mkdir(parents=True, mode=0o755)
+    (earlier / "state/cert.json").write_text("{}")
+    keep_keys_to_owner(earlier)
+    assert open_to_others(earlier) == []
+
+
+def test_sites_are_left_out_by_name_and_users_with_the_last_of_their_organisation() -> None:
+    project = read_project()
+    one = {**project, "participants": [{**entry, "org": "one"} for entry in project["participants"]]}
+    names = [entry["name"] for entry in on_this_machine(one, 1, sites=2)["participants"]]
+    assert names[:3] == ["localhost", "hospital-a", "hospital-b"]
+    assert len(names) == len(one["participants"]) - 2
+    few = [entry["name"] for entry in on_this_machine(project, 1, sites=2)["participants"]]
+    assert few == [name for name in names if not name.startswith(("admin@hospital-c", "admin@hospital-d"))]
 
 
 @pytest.mark.parametrize("site", ["hospital-a", "hospital-b"])
@@ -122,3 +146,8 @@ def test_what_is_no_kit_or_no_project_is_refused(tmp_path: Path, kits: Kits) -> 
     project = read_project()
     with pytest.raises(ProvisionError, match="the project cannot be provisioned"):
         make_kits({**project, "api_version": 2}, tmp_path / "kits")
+    sites = [entry for entry in project["participants"] if entry["type"] != "server"]
+    with pytest.raises(ProvisionError, match="the project cannot be provisioned: missing server"):
+        make_kits({**project, "participants": sites}, tmp_path / "kits")
+    with pytest.raises(ProvisionError, match="kits cannot be written"):
+        make_kits(project, tmp_path / "project.yml")

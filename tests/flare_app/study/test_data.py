@@ -46,6 +46,17 @@ def test_patients_are_divided_once_and_kept(study: Study, tmp_path: Path) -> Non
     assert _prepare(study, tmp_path).split["sites"] == cohort.split["sites"]
 
 
+@pytest.mark.usefixtures("records")
+def test_a_look_at_the_plan_ties_the_folder_to_nothing(study: Study, tmp_path: Path) -> None:
+    chosen = study.select(annotated=[1])
+    prepare_cohort(study, chosen, tmp_path / "out", tmp_path, None, tie=False)
+    assert not (tmp_path / "out").exists()
+    _prepare(study, tmp_path)
+    (tmp_path / "out" / "study.json").write_text('{"data": "another"}')
+    with pytest.raises(StudyError, match="holds a study of another data set"):
+        prepare_cohort(study, chosen, tmp_path / "out", tmp_path, None, tie=False)
+
+
 def test_only_as_many_patients_as_wanted_are_taken(
     study_file: Path, tmp_path: Path, records: list[VolumeRecord]
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from flare_app.steps import StepFailed
 from flare_app.study import __main__ as command
 from flare_app.study.data import Cohort
 from flare_app.study.settings import Study
@@ -15,7 +16,7 @@ from .conftest import SPLIT, FakeCells
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def cohort(study: Study, chosen: object, out: Path, *_: object) -> Cohort:
+    def cohort(study: Study, chosen: object, out: Path, *_: object, tie: bool) -> Cohort:
         return Cohort(tmp_path, out / "split.json", SPLIT, 6, 12, 12)
 
     monkeypatch.setattr(command, "Cells", FakeCells)
@@ -79,6 +80,24 @@ def test_arms_that_are_gone_are_not_asked_for(study_file: Path) -> None:
     del content["arms"]["fcl_slow"]
     study_file.write_text(json.dumps(content))
     assert _call(study_file, "--arms", "random", "--annotated", "1") == 0
+
+
+def test_what_stopped_a_study_is_told_even_where_the_report_fails(
+    study_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise StepFailed("out of memory")
+
+    def no_report(*_: object) -> None:
+        raise RuntimeError("no room for a page")
+
+    monkeypatch.setattr(command, "run_cells", fails)
+    monkeypatch.setattr(command.Outcome, "write_report", no_report)
+    assert _call(study_file) == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "nor could the report be written: no room for a page",
+        "out of memory",
+    ]
 
 
 def test_mistakes_end_with_1_and_the_way_out(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

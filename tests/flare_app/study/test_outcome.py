@@ -241,6 +241,7 @@ def test_features_are_of_the_first_fold_that_was_pictured(study: Study, cells: F
     run_cells(known, ledger, console, outcome.add)
     page = outcome.write_report({})
     assert page is not None
-    assert {
-        str(file).split("_fold")[1][0] for files in outcome._features()["fcl"].values() for file in files.values()
-    } == {"0"}
+    run, states = outcome._features()["fcl"]
+    assert {str(file).split("_fold")[1][0] for files in states.values() for file in files.values()} == {"0"}
+    assert run == "fold 0, seed 0"
+    assert "Feature space of FCL, fold 0, seed 0, before" in page.read_text()
