@@ -92,6 +92,32 @@ def introduced(report: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(shown.items()))
 
 
+def other_plan(found: RunState, rounds: int, settings: Mapping[str, Any]) -> str | None:
+    """Why the server would not go on from a checkpoint as it was made; None when it would.
+
+    Args:
+        found: the checkpoint.
+        rounds: in all, that the job asks for.
+        settings: of the server, those that shape the weights.
+    """
+    if found.round > rounds:
+        return (
+            f"the checkpoint to resume from has {found.round} rounds done, and num_rounds is {rounds}: it counts all "
+            f"rounds, set it to {found.round} or more"
+        )
+    changed = [
+        f"{name} was {before}, now {settings.get(name)}"
+        for name, before in found.server_settings.items()
+        if before != settings.get(name)
+    ]
+    if changed:
+        return (
+            f"the checkpoint to resume from was made with another configuration ({'; '.join(changed)}): restore that "
+            "one, or start in a new checkpoint_dir"
+        )
+    return None
+
+
 def other_run(found: RunState, signature: Signature, averaging: Averaging) -> str | None:
     """Why a checkpoint is not of this job; None when it is."""
     if (KEY in found.settings) != (KEY in signature.settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fcl.networks.weights import read_card, read_weights
 from flare_app.aggregation import weighted_mean
 from flare_app.asking import AskingController, JobFailed, Payloads, listed
 from flare_app.averaging import averaging_for
-from flare_app.checks import restarting_sites
+from flare_app.checks import other_plan, restarting_sites
 from flare_app.enrolment import Enrolment
 from flare_app.exchange import Exchange
 from flare_app.intake import Shared, shares, updates, validations
@@ -73,8 +74,9 @@ class FCLController(AskingController):
         best_metric: validation metric whose highest mean chooses ``best.pt``; None writes no such file.
         pretrained: checkpoint at the server whose weights every site may start from.
         checkpoint_dir: folder for checkpoints and the log of rounds: relative to the server's workspace, or absolute
-            (``server`` is appended). None takes the job's run folder, from which no later job resumes.
-        resume: go on from the newest checkpoint in ``checkpoint_dir``, if there is one.
+            (``server`` is appended). One job at a time has it. None takes the job's run folder, from which no later
+            job resumes.
+        resume: go on from the newest checkpoint in ``checkpoint_dir``; the job fails where there is none.
         encryption: ``"none"``, or ``"he"``: sites encrypt their weights with a key that the server does not have. Its
             checkpoints then hold ciphertexts, the sites keep the finished model, and the limits on norms are theirs
             to keep (:class:`flare_app.encryption.filters.WeightEncryptor`).
@@ -156,6 +158,16 @@ class FCLController(AskingController):
         if self._policy.relayed and not self._averaging.readable:
             raise ValueError("encrypted weights beside features that the server relays in clear: set route to 'peer'")
         self._state = RunState({})
+        self._shaping = {
+            "exchange": exchange,
+            "feature_bits": feature_bits,
+            "fan_out": fan_out,
+            "pull_rows": pull_rows,
+            "overlap": overlap,
+            "sites_per_round": sites_per_round,
+            "weight_bits": weight_bits,
+            "server_optimizer": server_optimizer,
+        }
         terms = {
             Header.EXCHANGE: exchange,
             Header.ROUTE: route,
@@ -171,6 +183,7 @@ class FCLController(AskingController):
         self._holders = Holders()
         self._round_ended = 0.0
         self._folder = Path()
+        self._held = ExitStack()  # the folder, for the life of the job
         self._boards = SiteBoards(Path())
 
     def run(self) -> None:
@@ -178,7 +191,8 @@ class FCLController(AskingController):
         # Without it FLARE serialises tensors as empty ones, silently.
         fobs.register(TensorDecomposer)
         try:
-            self._run()
+            with self._held:
+                self._run()
         except (JobFailed, StorageError) as failure:
             if not self.is_aborted():
                 self.panic(str(failure))
@@ -193,11 +207,16 @@ class FCLController(AskingController):
             raise JobFailed(problem)
         workspace = self.engine.get_workspace()
         run_dir = Path(workspace.get_run_dir(self.fl_ctx.get_job_id()))
-        self._folder = open_folder(Path(workspace.get_root_dir()), run_dir, self.checkpoint_dir, self.resume)
+        opened = open_folder(Path(workspace.get_root_dir()), run_dir, self.checkpoint_dir, self.resume)
+        self._folder = self._held.enter_context(opened)
         self._boards = SiteBoards(run_dir / FOLDER)
         found = RunState.load(self._folder) if self.resume else None
+        problem = other_plan(found, self.num_rounds, self._shaping) if found else None
+        if problem:
+            raise JobFailed(problem)
         self.roster = Roster(sites, self.max_offences, found.offences if found else None)
         self._state = self._enrolment.start(found)
+        self._state.server_settings = self._shaping
         self._state.facts.exchange, self._state.facts.route = self.exchange, self.route
         keep_for_good()
         log = RoundLog(self._folder, self._state.round)

@@ -288,14 +288,9 @@ class FCLExecutor(Executor):
     def _open(self, fl_ctx: FLContext, threads: int | None) -> None:
         from flare_app.hosting import host  # brings MONAI along, which takes seconds
 
+        overrides = self.overrides or {}
         asked = HostedJob(
-            self.config,
-            self.data,
-            self.overrides or {},
-            self.seed,
-            self.bundle_root,
-            self.checkpoint_dir,
-            self._from_card,
+            self.config, self.data, overrides, self.seed, self.bundle_root, self.checkpoint_dir, self._from_card
         )
         hosted = host(asked, fl_ctx, self._key, self._exchange.active, threads)
         self._withholds_features = "features" in hosted.settings.withhold

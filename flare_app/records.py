@@ -89,7 +89,8 @@ class RoundLog:
 
     Args:
         folder: where the file lies.
-        start: rounds finished before; later lines of an interrupted run are removed.
+        start: rounds finished before; lines of later ones are removed, and those of final validations: the weights
+            are validated again, and after further rounds these are final no more.
 
     Raises:
         StorageError: when the file cannot be written.
@@ -97,7 +98,8 @@ class RoundLog:
 
     def __init__(self, folder: Path, start: int = 0) -> None:
         self.file = folder / ROUNDS_FILE
-        earlier = [line for line in read_rounds(self.file) if line["round"] < start] if self.file.exists() else []
+        lines = read_rounds(self.file) if self.file.exists() else []
+        earlier = [line for line in lines if line["round"] < start and line["count"]]
         with storing(folder, "the log of rounds"), replacing(self.file) as stream:
             stream.write("".join(json.dumps(line) + "\n" for line in earlier).encode())
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from fcl.card import write_card
 from fcl.networks.weights import CheckpointError, read_card, read_weights, write_weights
 from flare_app.card import Facts
-from flare_app.storage import StorageError, keep_as, replacing, storing, sync_folder
+from flare_app.storage import StorageError, alone_in, keep_as, replacing, storing, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +29,18 @@ _NEW = "next.pt"
 _RESUME = "resume_{}.pt"  # beside the checkpoint of the same round, which goes on to others: this names the sites
 
 
-def open_folder(root: Path, run_dir: Path, checkpoint_dir: str | None, resume: bool) -> Path:
-    """The folder for the server's checkpoints and log of rounds, made where it is missing.
+@contextmanager
+def open_folder(root: Path, run_dir: Path, checkpoint_dir: str | None, resume: bool) -> Iterator[Path]:
+    """The folder for the server's checkpoints and log of rounds, made where it is missing, for this job alone.
 
     Args:
         root: the server's workspace.
         run_dir: the job's run folder, which takes them when there is no ``checkpoint_dir``.
         checkpoint_dir: relative to ``root``, or absolute (then ``server`` is appended).
-        resume: whether earlier checkpoints may lie there.
+        resume: whether earlier checkpoints must lie there; else none may.
 
     Raises:
-        StorageError: when it cannot be made, or holds the checkpoints of another run.
+        StorageError: when it cannot be made, another job writes there, or it does not hold what it should.
     """
     if checkpoint_dir is None:
         folder = run_dir / "fcl"
@@ -46,11 +48,22 @@ def open_folder(root: Path, run_dir: Path, checkpoint_dir: str | None, resume: b
         folder = Path(checkpoint_dir) / "server"
     else:
         folder = root / checkpoint_dir
-    if not resume and any((folder / name).exists() for name in (LAST, PREVIOUS)):
-        raise StorageError(f"{folder} holds checkpoints of an earlier run: resume it, or give another checkpoint_dir")
-    with storing(folder, "checkpoints"):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with ExitStack() as held:
+        with storing(folder, "checkpoints"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if checkpoint_dir is not None:
+                held.enter_context(alone_in(folder))
+        earlier = any((folder / name).exists() for name in (LAST, PREVIOUS))
+        if earlier and not resume:
+            raise StorageError(
+                f"{folder} holds checkpoints of an earlier run: resume it, or give another checkpoint_dir"
+            )
+        if resume and not earlier:
+            raise StorageError(
+                f"{folder} holds no checkpoints to resume from: give the checkpoint_dir of the job to go on with, or "
+                "leave out resume to begin anew"
+            )
+        yield folder
 
 
 @dataclass
@@ -65,6 +78,7 @@ class RunState:
         round: rounds finished.
         config_hash: of the job's configuration at the sites; a resumed run must have the same.
         settings: the job's configuration in plain words, for whoever finds the checkpoint.
+        server_settings: those of the server's that shape the weights; a resumed run must have the same.
         best: ``{"round", "value"}`` of the best validation so far.
         sites: per site the rounds in which its result was accepted and those in which it was refused.
         offences: per site how many of its updates were rejected for what they held.
@@ -76,6 +90,7 @@ class RunState:
     round: int = 0
     config_hash: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    server_settings: dict[str, Any] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     sites: dict[str, dict[str, int]] = field(default_factory=dict)
     offences: dict[str, int] = field(default_factory=dict)

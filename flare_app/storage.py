@@ -9,9 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
+_LOCK = ".lock"
+_PATIENCE_S = 30.0  # the process of a job that was just ended may take a moment to die
+
 
 class StorageError(Exception):
-    """A folder cannot be written. The message names it: fit for the log of the machine that it lies on, no other."""
+    """A folder cannot be used. The message names it: fit for the log of the machine that it lies on, no other."""
 
 
 @contextmanager
@@ -28,6 +33,26 @@ def storing(folder: Path, what: str) -> Iterator[None]:
             f"{what} cannot be written to {folder}: {error.strerror or error}. Nothing that was saved before is lost: "
             "free space or give write access there, then resume the job"
         ) from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other jobs out of ``folder`` meanwhile; when this process dies, the system lets them in.
+
+    Raises:
+        StorageError: when another job is there, and stays.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=_PATIENCE_S)
+    except Timeout as error:
+        raise StorageError(
+            f"another job writes to {folder}: wait for its end, or give this one a checkpoint_dir of its own"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

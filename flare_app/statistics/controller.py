@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,9 @@ from fcl.data.compare import STATISTICS_FILE
 from flare_app.asking import AskingController, JobFailed
 from flare_app.protocol import TaskName, exported_in_full, report_of, with_report
 from flare_app.roster import Roster
-from flare_app.statistics.pooling import by_measure, pooled
+from flare_app.statistics.answers import checked, other_axes
+from flare_app.statistics.pooling import pooled
 from flare_app.storage import StorageError, replacing, storing
-
-WITHHELD = "too few patients for its policy or the job's, or a policy that gives no statistics"
 
 
 @exported_in_full
@@ -49,18 +46,16 @@ class DataStatisticsController(AskingController):
     def _run(self) -> None:
         sites = sorted(client.name for client in self.engine.get_clients())
         self.roster = Roster(sites, self.max_offences)
-        told: dict[str, dict[str, Any]] = {}
+        answers: dict[str, dict[str, Any]] = {}
 
-        def accept(site: str, answer: Shareable) -> str | None:
-            entry = _checked(report_of(answer))
-            problem = _misfit(entry, told)
-            if problem is None:
-                told[site] = entry
-            return problem
+        def accept(site: str, answer: Shareable) -> None:
+            answers[site] = checked(report_of(answer))
 
         payloads = [(with_report({}), sites)]
         answered, refused = self.ask(TaskName.STATISTICS, payloads, self.task_timeout_s, accept)
-        self.require_quorum("statistics", answered, refused)
+        refused.update(other_axes({site: answers[site] for site in answered}))
+        told = {site: answers[site] for site in answered if site not in refused}
+        self.require_quorum("statistics", told, refused)
         document = _document(told, refused)
         folder = Path(self.engine.get_workspace().get_run_dir(self.fl_ctx.get_job_id())) / "fcl"
         with storing(folder, "statistics"), replacing(folder / STATISTICS_FILE) as stream:
@@ -70,7 +65,6 @@ class DataStatisticsController(AskingController):
 
 
 def _document(told: dict[str, dict[str, Any]], refused: dict[str, str]) -> dict[str, Any]:
-    told = {site: told[site] for site in sorted(told)}
     open_sites = {site: entry for site, entry in told.items() if "measures" in entry}
     totals = {
         name: sum(entry["totals"][name] for entry in open_sites.values()) for name in ("patients", "volumes", "slices")
@@ -85,42 +79,3 @@ def _document(told: dict[str, dict[str, Any]], refused: dict[str, str]) -> dict[
             "measures": pooled([entry["measures"] for entry in open_sites.values()]),
         },
     }
-
-
-def _checked(report: dict[str, Any]) -> dict[str, Any]:
-    """A site's answer in the form of the document.
-
-    Raises:
-        ValueError: when it is not in the form that was agreed; so do missing keys and wrong types, in their own words.
-    """
-    if report["enough"] is not True:
-        return {"withheld": WITHHELD}
-    totals = {name: int(report["totals"][name]) for name in ("patients", "volumes", "slices")}
-    measures = by_measure(report)
-    for name, entry in measures.items():
-        if not all(math.isfinite(number) for number in _numbers(entry)) or entry["count"] < 1 or entry["stddev"] < 0:
-            raise ValueError(f"no numbers of {name}")
-    return {"totals": totals, "measures": measures}
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, dict | list):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(entry)
-    else:
-        yield float(value)
-
-
-def _misfit(entry: dict[str, Any], told: dict[str, dict[str, Any]]) -> str | None:
-    """Why a site's histograms cannot be added to those of the others."""
-    for name, measure in entry.get("measures", {}).items():
-        for other in told.values():
-            theirs = other.get("measures", {}).get(name, {})
-            if "histogram" in measure and "histogram" in theirs and _axis(measure) != _axis(theirs):
-                return f"its histogram of {name} has another range than that of other sites: its bundle is another one"
-    return None
-
-
-def _axis(measure: dict[str, Any]) -> tuple[float, float, int]:
-    histogram = measure["histogram"]
-    return histogram["low"], histogram["high"], len(histogram["counts"])

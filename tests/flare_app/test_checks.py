@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flare_app.averaging import PlainAveraging
-from flare_app.checks import KEY, Signature, other_run, restarting_sites
+from flare_app.checks import KEY, Signature, other_plan, other_run, restarting_sites
 from flare_app.state import RunState
 
 
@@ -78,6 +78,19 @@ def test_checkpoint_of_another_run() -> None:
     assert "another architecture: missing v; unknown w" in str(other_run(found, renamed, PlainAveraging()))
     changed = Signature({"w": "float32 [2]"}, "bb", {})
     assert "another configuration (hash aa, now bb" in str(other_run(found, changed, PlainAveraging()))
+
+
+def test_checkpoint_of_another_plan_of_the_server() -> None:
+    adam, sgd = {"name": "Adam", "lr": 0.01}, {"name": "SGD", "lr": 1.0}
+    settings = {"weight_bits": 32, "server_optimizer": adam}
+    found = RunState({}, round=4, server_settings=settings)
+    assert other_plan(found, 4, settings) is None
+    assert "has 4 rounds done, and num_rounds is 2" in str(other_plan(found, 2, settings))
+    assert other_plan(found, 6, {"weight_bits": 8, "server_optimizer": sgd}) == (
+        "the checkpoint to resume from was made with another configuration (weight_bits was 32, now 8; "
+        "server_optimizer was {'name': 'Adam', 'lr': 0.01}, now {'name': 'SGD', 'lr': 1.0}): restore "
+        "that one, or start in a new checkpoint_dir"
+    )
 
 
 @pytest.mark.parametrize(

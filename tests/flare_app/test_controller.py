@@ -283,3 +283,88 @@ def test_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> 
     ).run()
     assert resumed.panics == []
     assert _equal(read_weights(resumed.results / "last.pt"), expected)
+
+
+def test_resume_without_a_checkpoint_ends_the_job_and_leaves_the_states_of_the_sites(tmp_path: Path) -> None:
+    arguments, executor = {"checkpoint_dir": str(tmp_path / "state")}, {"checkpoint_dir": str(tmp_path / "state")}
+    assert Federation(tmp_path / "a", controller=arguments, executor=executor).run().panics == []
+    for file in (tmp_path / "state/server").glob("*.pt"):
+        file.unlink()
+    resumed = Federation(tmp_path / "b", controller={**arguments, "resume": True}, executor=executor).run()
+    assert resumed.panics == [
+        f"{tmp_path}/state/server holds no checkpoints to resume from: give the checkpoint_dir of the job to go on "
+        "with, or leave out resume to begin anew"
+    ]
+    assert resumed.asked == []
+    assert sorted(file.name for file in (tmp_path / "state/site-1").glob("round_*.pt"))[-1] == "round_00002.pt"
+
+
+@pytest.mark.parametrize(("joins_in", "resume"), [(0, False), (1, True)])
+def test_second_job_in_the_same_folder_is_refused_and_a_later_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joins_in: int, resume: bool
+) -> None:
+    monkeypatch.setattr("flare_app.storage._PATIENCE_S", 0.0)
+    arguments = {"num_rounds": 3, "checkpoint_dir": str(tmp_path / "state"), "resume": False}
+    first = Federation(tmp_path / "first", controller=arguments)
+    second = Federation(tmp_path / "second", controller={**arguments, "resume": resume})
+    rounds = first.controller._round
+
+    def joined(number: int) -> Any:
+        if number == joins_in:
+            second.run()
+        return rounds(number)
+
+    first.controller._round = joined  # type: ignore[method-assign]
+    assert first.run().panics == []
+    assert second.panics == [
+        f"another job writes to {tmp_path}/state/server: wait for its end, or give this one a checkpoint_dir of its own"
+    ]
+    assert second.asked == []
+    again = Federation(tmp_path / "third", controller={**arguments, "resume": True}).run()
+    assert again.panics == []
+
+
+def test_failed_job_lets_the_next_one_into_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flare_app.storage._PATIENCE_S", 0.0)
+    arguments = {"num_rounds": 1, "checkpoint_dir": str(tmp_path / "state")}
+    broken = {"overrides": {"fail": {"site-1/0": "raise"}}}
+    assert Federation(tmp_path / "a", controller=arguments, executor=broken).run().panics != []
+    assert Federation(tmp_path / "b", controller=arguments).run().panics == []
+
+
+def test_resume_with_fewer_rounds_than_are_done_is_refused_and_the_log_stays(tmp_path: Path) -> None:
+    arguments = {"num_rounds": 3, "checkpoint_dir": str(tmp_path / "state")}
+    log = Federation(tmp_path / "a", controller=arguments).run().results / "rounds.jsonl"
+    before = log.read_text()
+    fewer = Federation(tmp_path / "b", controller={**arguments, "num_rounds": 2, "resume": True}).run()
+    assert fewer.panics == [
+        "the checkpoint to resume from has 3 rounds done, and num_rounds is 2: it counts all rounds, "
+        "set it to 3 or more"
+    ]
+    assert fewer.asked == []
+    assert log.read_text() == before
+    assert Federation(tmp_path / "c", controller={**arguments, "num_rounds": 4, "resume": True}).run().panics == []
+    assert [line["round"] for line in read_rounds(log)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({}, {"name": "Adam", "lr": 0.01}, "server_optimizer was None, now {'name': 'Adam', 'lr': 0.01}"),
+        ({"name": "Adam", "lr": 0.01}, {}, "server_optimizer was {'name': 'Adam', 'lr': 0.01}, now None"),
+        ({"name": "SGD", "lr": 1.0}, {"name": "Adam", "lr": 0.01}, "'lr': 1.0}, now {'name': 'Adam'"),
+        ({"name": "Adam", "lr": 0.01}, {"name": "Adam", "lr": 0.1}, "'lr': 0.01}, now {'name': 'Adam', 'lr': 0.1}"),
+    ],
+)
+def test_resume_with_another_optimizer_at_the_server_is_refused_before_any_task(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], told: str
+) -> None:
+    arguments = {"num_rounds": 1, "checkpoint_dir": str(tmp_path / "state")}
+    first = {**arguments, "server_optimizer": before or None}
+    assert Federation(tmp_path / "a", controller=first).run().panics == []
+    other = {**arguments, "num_rounds": 2, "resume": True, "server_optimizer": now or None}
+    refused = Federation(tmp_path / "b", controller=other).run()
+    assert "was made with another configuration (" in refused.panics[0]
+    assert told in refused.panics[0]
+    assert refused.asked == []
+    assert Federation(tmp_path / "c", controller={**first, "num_rounds": 2, "resume": True}).run().panics == []

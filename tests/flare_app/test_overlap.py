@@ -90,9 +90,9 @@ def test_first_round_has_no_remote_features_and_a_resumed_run_ends_with_the_same
     controller = {**OVERLAP, "checkpoint_dir": "state"}
     executor = {"checkpoint_dir": "state"}
     whole = Federation(tmp_path / "whole", sites, {**controller, "num_rounds": 4}, executor, job_policy={}).run()
-    for rounds in (2, 4):
+    for rounds, resume in ((2, False), (4, True)):
         parts = Federation(
-            tmp_path / "parts", sites, {**controller, "resume": True, "num_rounds": rounds}, executor, job_policy={}
+            tmp_path / "parts", sites, {**controller, "resume": resume, "num_rounds": rounds}, executor, job_policy={}
         ).run()
     assert whole.panics == parts.panics == []
     ours, theirs = (read_weights(run.results / "last.pt") for run in (parts, whole))
