@@ -15,7 +15,7 @@ from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.memory_utils import cleanup_memory
 
-from fcl.networks.weights import read_card, read_weights
+from fcl.networks.weights import CheckpointError, read_card, read_weights
 from flare_app.aggregation import weighted_mean
 from flare_app.asking import AskingController, JobFailed, Payloads, listed
 from flare_app.averaging import averaging_for
@@ -193,7 +193,7 @@ class FCLController(AskingController):
         try:
             with self._held:
                 self._run()
-        except (JobFailed, StorageError) as failure:
+        except (JobFailed, StorageError, CheckpointError) as failure:
             if not self.is_aborted():
                 self.panic(str(failure))
         finally:

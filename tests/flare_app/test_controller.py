@@ -285,6 +285,15 @@ def test_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> 
     assert _equal(read_weights(resumed.results / "last.pt"), expected)
 
 
+def test_resume_from_checkpoints_that_cannot_be_read_ends_the_job_with_the_reason(tmp_path: Path) -> None:
+    arguments = {"checkpoint_dir": str(tmp_path / "state")}
+    assert Federation(tmp_path / "a", controller=arguments, executor=arguments).run().panics == []
+    for file in (tmp_path / "state/server").glob("*.pt"):
+        file.write_bytes(b"cut short")
+    (problem,) = Federation(tmp_path / "b", controller={**arguments, "resume": True}, executor=arguments).run().panics
+    assert "last.pt" in problem
+
+
 def test_resume_without_a_checkpoint_ends_the_job_and_leaves_the_states_of_the_sites(tmp_path: Path) -> None:
     arguments, executor = {"checkpoint_dir": str(tmp_path / "state")}, {"checkpoint_dir": str(tmp_path / "state")}
     assert Federation(tmp_path / "a", controller=arguments, executor=executor).run().panics == []
