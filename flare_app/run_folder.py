@@ -12,6 +12,7 @@ from typing import Any
 from flare_app.records import ROUNDS_FILE, read_rounds
 
 _SERVER_CONFIG = "config_fed_server.json"
+_DEPLOYED_CONFIG = f"app_server/config/{_SERVER_CONFIG}"  # at the server; jobs at sites hold a copy
 _CLIENT_CONFIG = "config_fed_client.json"
 _SIMULATED_JOB = "simulate_job"  # the run folder, and the id, of every job in the simulator
 _ENDED = "Server runner finished."  # FLARE's last word on a job, however it went
@@ -40,18 +41,19 @@ class RunFolder:
         beside = self.log.parent.parent
         if list(beside.glob(f"app*/config/{_SERVER_CONFIG}")) or (beside / "meta.json").is_file():
             return beside
-        configs = self.workspace.rglob(f"app*/config/{_SERVER_CONFIG}")
-        own = [file for file in configs if self._keeps_here(file)]
+        configs = [*self.workspace.rglob(f"app*/config/{_SERVER_CONFIG}")]
+        # Checkpoints often lie in the server's workspace, which has a startup folder, and the job's folder beside them.
+        for above in self.log.parents:
+            if (above / "startup").is_dir():
+                configs += above.glob(f"*/{_DEPLOYED_CONFIG}")
+        own = [file for file in configs if _log_of(file).resolve() == self.log.resolve()]
         return max(own, key=lambda file: file.stat().st_mtime).parents[2] if own else None
 
-    def _keeps_here(self, config: Path) -> bool:
-        """Whether a job of this configuration writes the log: its checkpoint_dir is this folder."""
-        chosen = _controller(config).get("checkpoint_dir")
-        if not chosen:
-            return False
-        if Path(chosen).is_absolute():
-            return Path(chosen) / "server" == self.log.parent
-        return (config.parents[3] / chosen).resolve() == self.log.parent.resolve()
+    @cached_property
+    def began(self) -> float:
+        """When FLARE set up the job, as time of a file; where its folder is gone, when the log changed last."""
+        marks = [self.log] if self.run_dir is None else [self.run_dir / "meta.json", self.log]
+        return next((file.stat().st_mtime for file in marks if file.is_file()), 0.0)
 
     @cached_property
     def _configs(self) -> Path | None:
@@ -93,9 +95,11 @@ class RunFolder:
         return self.meta.get("job_id") or (_SIMULATED_JOB if simulated else None)
 
     def complete(self, lines: list[dict[str, Any]]) -> bool:
-        """Whether these are all lines of the run."""
-        if self.total is None or not lines:
+        """Whether these are all lines of the run; without its configuration only a final validation tells."""
+        if not lines:
             return False
+        if self.total is None:
+            return not lines[-1]["count"] and not lines[-1]["metrics"]
         validated = self.controller.get("validate_every", 1) > 0  # then a last line follows the rounds
         return lines[-1]["round"] + 1 >= self.total + validated
 
@@ -105,6 +109,8 @@ class RunFolder:
             return None, None
         # A job's own log in a provisioned system; in the simulator that of the server.
         simulated = self.run_dir.name == _SIMULATED_JOB
+        if not simulated and not self.run_dir.is_dir():
+            return True, f"FLARE has put its folder away; how it ended says the command `follow {self.run_dir.name}`"
         file = (self.run_dir.parent if simulated else self.run_dir) / "log.txt"
         if not file.is_file():
             return None, None
@@ -144,17 +150,26 @@ def find_runs(folder: Path) -> list[RunFolder]:
 
 
 def latest_run(folder: Path) -> RunFolder | None:
-    """The run that changed last, which may not have finished a round yet; None where there is none.
+    """The run whose job began last, which may not have finished a round yet; None where there is none.
 
     Raises:
         ValueError: as :func:`find_runs`.
     """
     runs = find_runs(folder)
-    if runs:
-        return runs[0]
-    configs = sorted(folder.resolve().rglob(f"app*/config/{_SERVER_CONFIG}"), key=lambda file: file.stat().st_mtime)
-    own = [file for file in configs if not _controller(file).get("checkpoint_dir")]
-    return RunFolder(own[-1].parents[2] / "fcl" / ROUNDS_FILE, folder.resolve()) if own else None
+    for config in folder.resolve().rglob(_DEPLOYED_CONFIG):
+        run_dir = config.parents[2]
+        # Not in a downloaded result, whose job is over.
+        if run_dir.name == _read_json(run_dir / "meta.json").get("job_id", _SIMULATED_JOB):
+            runs.append(RunFolder(_log_of(config), folder.resolve()))
+    return max(runs, key=lambda run: run.began, default=None)
+
+
+def _log_of(config: Path) -> Path:
+    """Where a job of this configuration, deployed at the server, writes its log of rounds."""
+    run_dir, chosen = config.parents[2], _controller(config).get("checkpoint_dir")
+    if not chosen:
+        return run_dir / "fcl" / ROUNDS_FILE
+    return (Path(chosen) / "server" if Path(chosen).is_absolute() else run_dir.parent / chosen) / ROUNDS_FILE
 
 
 def _controller(config: Path) -> dict[str, Any]:

@@ -55,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments))
     except ValueError as error:
         return report_problems(error, arguments.json)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fcl: {where}{error.strerror or error}; free space, or give a path that you may use", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; nothing half-written is left", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,15 +11,25 @@ import uuid
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fcl
 from flare_app.command.show import print_json, print_table
 
+if TYPE_CHECKING:
+    from flare_app.site import SiteSettings
+
 _DISK_GIB = 2.0
-_KIT_FILES = ("fed_client.json", "fed_server.json", "fed_admin.json")
+# The file in startup/ that says whose kit it is: the names of its key and certificate, and what starts it.
+_KITS = {
+    "fed_client.json": ("client", ("startup/start*.sh", "helm_chart")),
+    "fed_server.json": ("server", ("startup/start*.sh", "helm_chart")),
+    "fed_admin.json": ("client", ("startup/fl_admin.sh",)),
+}
+_HE_KEY = "startup/client_context.tenseal"  # in kits for encrypted weights
 
 
 @dataclass(frozen=True)
@@ -38,12 +49,15 @@ def add_parser(commands: Any) -> None:
         "--dataset-dir", type=Path, metavar="DIR", help="data to be read (else that of the site's settings)"
     )
     parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="of the slice cache (FCL_CACHE_DIR, else ~/.cache/fcl)"
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="of the slice cache (that of the site's settings, FCL_CACHE_DIR, ~/.cache/fcl)",
     )
     parser.add_argument(
-        "--site", default="site-1", metavar="NAME", help="stands for {SITE_NAME} in the settings (site-1)"
+        "--site", metavar="NAME", help="stands for {SITE_NAME} in the settings (name in the kit, else site-1)"
     )
-    parser.add_argument("--kit", type=Path, metavar="DIR", help="a startup kit of FLARE")
+    parser.add_argument("--kit", type=Path, metavar="DIR", help="a startup kit of FLARE, with the site's settings")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=_run)
 
@@ -58,17 +72,20 @@ def _run(arguments: Namespace) -> int:
     return int(any(finding.ok is False for finding in findings))
 
 
-def diagnose(dataset_dir: Path | None, cache_dir: Path | None, kit: Path | None, site: str) -> list[Finding]:
+def diagnose(dataset_dir: Path | None, cache_dir: Path | None, kit: Path | None, site: str | None) -> list[Finding]:
     """All findings, good and bad."""
-    cache = Path(cache_dir or fcl.default_cache_dir()).expanduser()
+    settings, wrong = _site_settings(kit, site)
+    chosen = cache_dir or (settings and settings.cache_dir) or fcl.default_cache_dir()
+    cache = Path(chosen).expanduser()
     return [
         _python(),
         *_packages(pinned(), metadata.version),
         _torch(),
         _disk(cache),
         _cache(cache),
-        _kit(kit),
-        _data(dataset_dir, site),
+        *_kit(kit),
+        *wrong,
+        _data(dataset_dir, settings),
     ]
 
 
@@ -131,31 +148,83 @@ def _cache(folder: Path) -> Finding:
     return Finding("cache folder", True, str(folder))
 
 
-def _kit(kit: Path | None) -> Finding:
+def _kit(kit: Path | None) -> list[Finding]:
     if kit is None:
-        return Finding("FLARE kit", None, "not asked for (--kit DIR)")
-    names = [name for name in _KIT_FILES if (kit / "startup" / name).is_file()]
-    if names and (kit / "local").is_dir():
-        return Finding("FLARE kit", True, f"{kit}: {names[0]}")
-    fix = "give the folder with startup/ and local/, as unpacked; see flare_app/provision/README.md"
-    return Finding("FLARE kit", False, f"{kit} has no startup/ with one of {', '.join(_KIT_FILES)}, or no local/", fix)
+        return [Finding("FLARE kit", None, "not asked for (--kit DIR)")]
+    kind = next((name for name in _KITS if (kit / "startup" / name).is_file()), None)
+    if kind is None or not (kit / "local").is_dir():
+        found = f"{kit} has no startup/ with one of {', '.join(_KITS)}, or no local/"
+        fix = "give the folder with startup/ and local/, as unpacked; see flare_app/provision/README.md"
+        return [Finding("FLARE kit", False, found, fix)]
+    name, starts = _KITS[kind]
+    key, certificate, root = (f"startup/{file}" for file in (f"{name}.key", f"{name}.crt", "rootCA.pem"))
+    missing = [file for file in (key, certificate, root) if not (kit / file).is_file()]
+    for patterns in (starts, ("local/resources.json", "local/resources.json.default")):
+        if not any(any(kit.glob(pattern)) for pattern in patterns):
+            missing.append(" or ".join(patterns))
+    whole = Finding("FLARE kit", True, f"{kit}: {kind}")
+    if missing:
+        fix = "unpack the kit again, or have the centre send it again; see flare_app/provision/README.md"
+        whole = Finding("FLARE kit", False, f"{kit} lacks {', '.join(missing)}", fix)
+    return [whole, *_keys(kit, (key, _HE_KEY)), *_certificates(kit, (certificate, root))]
 
 
-def _data(dataset_dir: Path | None, site: str) -> Finding:
-    folder = dataset_dir
-    if folder is None:
-        from flare_app.protocol import SiteError
-        from flare_app.site import SETTINGS_VARIABLE, read_settings
+def _keys(kit: Path, names: Iterable[str]) -> list[Finding]:
+    files = [kit / name for name in names if (kit / name).is_file()]
+    exposed = [file for file in files if file.stat().st_mode & 0o077]
+    return [Finding("key", False, f"{file} is open to other users", f"chmod 600 {file}") for file in exposed]
 
-        if SETTINGS_VARIABLE not in os.environ:
-            return Finding("data", None, f"not asked for (--dataset-dir DIR, or {SETTINGS_VARIABLE})")
+
+def _certificates(kit: Path, names: Iterable[str]) -> list[Finding]:
+    """Those of the kit's owner and of the root, as far as they are there."""
+    findings = []
+    for file in (kit / name for name in names if (kit / name).is_file()):
         try:
-            settings = read_settings(site, Path())
-        except SiteError as error:
-            return Finding("site settings", False, str(error), f"correct the file that {SETTINGS_VARIABLE} names")
-        if settings.dataset_dir is None:
-            return Finding("data", None, "the site's settings name none; the dataset's overlay does")
-        folder = Path(settings.dataset_dir)
+            from cryptography.x509 import load_pem_x509_certificate
+
+            read = load_pem_x509_certificate(file.read_bytes())
+        except (ImportError, OSError, ValueError) as error:
+            findings.append(Finding("certificate", False, f"{file} cannot be read: {error}", "unpack the kit again"))
+            continue
+        begin, end = read.not_valid_before_utc, read.not_valid_after_utc
+        valid = begin <= datetime.now(UTC) <= end
+        found = f"{file} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
+        fix = "set the clock of this machine right, or have the centre make a new kit"
+        findings.append(Finding("certificate", valid, found, "" if valid else fix))
+    return findings
+
+
+def _site_settings(kit: Path | None, site: str | None) -> tuple[SiteSettings | None, list[Finding]]:
+    """As the site's process reads them; None where there are none, with a finding when they are wrong."""
+    try:
+        from flare_app.protocol import SiteError
+        from flare_app.site import SETTINGS_FILE, SETTINGS_VARIABLE, read_settings
+    except ImportError as error:
+        return None, [Finding("site settings", False, str(error), "install the pinned requirements again")]
+    local = (kit or Path()) / "local"
+    if SETTINGS_VARIABLE not in os.environ and (kit is None or not (local / SETTINGS_FILE).is_file()):
+        return None, []
+    try:
+        return read_settings(site or _name_in(kit) or "site-1", local), []
+    except SiteError as error:
+        fix = f"correct {local / SETTINGS_FILE}, or the file that {SETTINGS_VARIABLE} names"
+        return None, [Finding("site settings", False, str(error), fix)]
+
+
+def _name_in(kit: Path | None) -> str | None:
+    """The site's name in the federation, from its kit."""
+    try:
+        return json.loads(((kit or Path()) / "startup/fed_client.json").read_text(encoding="utf-8"))["client"]["fqsn"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _data(dataset_dir: Path | None, settings: SiteSettings | None) -> Finding:
+    if dataset_dir is None and settings is None:
+        return Finding("data", None, "not asked for (--dataset-dir DIR, or settings of the site)")
+    folder = dataset_dir or (settings and settings.dataset_dir)
+    if not folder:
+        return Finding("data", None, "the site's settings name none; the dataset's overlay does")
     fix = "correct the path, or have its owner give you the right to read it"
     try:
         file = next((Path(top) / names[0] for top, _, names in os.walk(folder, onerror=_raise) if names), None)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flare_app.run_folder import RunFolder
 
 _POLL_S = 0.5
+_LOOK_AGAIN_S = 5.0  # for a newer job: all of the workspace is searched
 
 
 def add_parser(commands: Any) -> None:
@@ -20,7 +21,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "watch",
         help="rounds and sites of a running job, live",
-        description="Ends with the job: 0 when all rounds are done, 1 when it failed. Ctrl-C leaves the job alone.",
+        description="Ends with the job: 0 when all rounds are done, 1 when it failed. Of a checkpoint_dir outside the "
+        "workspace nobody can tell that the job failed: it ends with 0 after the final validation, or by --patience. "
+        "When a newer job begins, that one is watched. Ctrl-C leaves the job alone.",
     )
     parser.add_argument("workspace", type=Path, help="of the simulator or the server, or the job's checkpoint_dir")
     parser.add_argument(
@@ -39,7 +42,7 @@ def _run(arguments: Namespace) -> int:
 
 
 def watch(folder: Path, console: Console, patience_s: float | None = None, poll_s: float = _POLL_S) -> int:
-    """Show the run in a folder that changed last until it ends.
+    """Show the run in a folder whose job began last until it ends.
 
     Returns:
         0 when all its rounds are done; 1 when it failed, was aborted, or nothing changed for ``patience_s``.
@@ -47,35 +50,66 @@ def watch(folder: Path, console: Console, patience_s: float | None = None, poll_
     Raises:
         ValueError: when there is no such folder.
     """
+    run = _begun(folder, console, patience_s, poll_s)
+    while run is not None:
+        seen = _watch_one(run, folder, console, patience_s, poll_s)
+        if isinstance(seen, int):
+            return seen
+        console.print("a newer job has begun, which is watched now", highlight=False)
+        run = seen
+    return _give_up(console, patience_s)
+
+
+def _watch_one(
+    run: RunFolder, folder: Path, console: Console, patience_s: float | None, poll_s: float
+) -> int | RunFolder:
+    """Show one run; the exit code when it has ended, or the run of a job that began while nothing changed in this."""
     from flare_app.meter import Meter
     from flare_app.rounds_view import look_at_rounds
 
-    run = _begun(folder, console, patience_s, poll_s)
-    if run is None:
-        return _give_up(console, patience_s)
-    size, changed = -1, time.monotonic()
+    lines: list[dict[str, Any]] = []
+    changed = looked = time.monotonic()
     with Meter(console, "rounds", run.total) as meter:
         while True:
             # Before the log of rounds: what is written before the end is then read after it.
             ended, failure = run.end()
-            meter.show(*look_at_rounds(run.log, run.total))
-            if run.complete(run.lines()) or ended:
-                break
-            now_size = run.log.stat().st_size if run.log.exists() else 0
-            if now_size != size:
-                size, changed = now_size, time.monotonic()
-            if patience_s is not None and time.monotonic() - changed > patience_s:
+            earlier, lines = lines, run.lines() or lines  # FLARE takes the log away with a job that has ended
+            if run.log.exists():
+                meter.show(*look_at_rounds(run.log, run.total))
+            if run.complete(lines) or ended:
+                return _verdict(run, lines, failure, console)
+            now = time.monotonic()
+            if len(lines) != len(earlier):
+                changed = now
+            elif now - looked > _LOOK_AGAIN_S:
+                looked = now
+                if (newer := _newer(run, folder)) is not None:
+                    return newer
+            if patience_s is not None and now - changed > patience_s:
                 return _give_up(console, patience_s)
             time.sleep(poll_s)
-    return _verdict(run, failure, console)
+
+
+def _newer(run: RunFolder, folder: Path) -> RunFolder | None:
+    found = _latest(folder)
+    # A log alone is of a job that is over, whenever that was.
+    newer = found is not None and found.run_dir is not None and found.began > run.began
+    return found if newer else None
+
+
+def _latest(folder: Path) -> RunFolder | None:
+    from flare_app.run_folder import latest_run
+
+    try:
+        return latest_run(folder)
+    except FileNotFoundError:  # FLARE removed a job's folder in the middle of the search
+        return None
 
 
 def _begun(folder: Path, console: Console, patience_s: float | None, poll_s: float) -> RunFolder | None:
-    """The run that changed last, waited for; None when patience is over."""
-    from flare_app.run_folder import latest_run
-
+    """The run whose job began last, waited for; None when patience is over."""
     began, told = time.monotonic(), False
-    while (run := latest_run(folder)) is None:
+    while (run := _latest(folder)) is None:
         if not told:
             console.print(f"waiting for a job in {folder}", soft_wrap=True, highlight=False)
             told = True
@@ -85,8 +119,7 @@ def _begun(folder: Path, console: Console, patience_s: float | None, poll_s: flo
     return run
 
 
-def _verdict(run: RunFolder, failure: str | None, console: Console) -> int:
-    lines = run.lines()
+def _verdict(run: RunFolder, lines: list[dict[str, Any]], failure: str | None, console: Console) -> int:
     done = sum(1 for line in lines if line["count"])
     if run.complete(lines) or (run.total is None and failure is None):
         console.print(f"finished: {done} rounds; fcl report {run.workspace}", soft_wrap=True, highlight=False)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +34,11 @@ from typing import Any
 from fcl.commandline import key_value
 from flare_app.job.definition import JOBS, LOG, RESULTS, JobSettings, export_job, run_job
 from flare_app.processes import end_children, end_like_ctrl_c
+
+# What FLARE's simulator leaves of a workspace when it starts.
+_KEPT = ("local", "startup")
+# Options whose paths are read, or written for a later run, while the job runs.
+_NEEDED = ("checkpoint_dir", "pretrained", "site_settings", "bundle_root")
 
 # Options that mean something to a job that does not train, beside those of the command itself.
 _WITHOUT_TRAINING = {"seed", "data", "min_sites", "bundle_root", "min_patients"}
@@ -88,6 +94,27 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _workspace_problem(arguments: argparse.Namespace) -> str | None:
+    """Why the simulator must not be given this workspace: what it would remove, or a path that it would misread."""
+    workspace = arguments.workspace.resolve()
+    if re.search(r"[\s'\"#\\]", str(workspace)):
+        return (
+            f"--workspace {str(workspace)!r} has a space, quote, backslash or # in its path, at which FLARE's "
+            "simulator would cut it: give a path without"
+        )
+    for name in _NEEDED:
+        given = getattr(arguments, name)
+        path = Path(given).resolve() if given else None
+        if path is None or not path.is_relative_to(workspace):
+            continue
+        if path.relative_to(workspace).parts[:1] not in [(kept,) for kept in _KEPT]:
+            return (
+                f"--{name.replace('_', '-')} {given} lies in --workspace {arguments.workspace}, which is emptied first "
+                "(but for its local/): move it out, or give another workspace"
+            )
+    return None
 
 
 def _server_optimizer(given: Sequence[str] | None) -> dict[str, Any] | None:
@@ -184,9 +211,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if arguments.resume and not arguments.checkpoint_dir:
         parser.error("--resume needs --checkpoint-dir")
-    if arguments.command == "export":
-        print(export_job(settings, arguments.out, arguments.self_contained, arguments.config_only))
-        return 0
+    try:
+        if arguments.command == "export":
+            print(export_job(settings, arguments.out, arguments.self_contained, arguments.config_only))
+            return 0
+        if problem := _workspace_problem(arguments):
+            parser.error(problem)
+        return _run(parser, arguments, settings)
+    except ValueError as error:  # settings that do not go together
+        parser.error(str(error))
+    except OSError as error:
+        print(f"{error}: free space, or give a folder of your own", file=sys.stderr)
+        return 1
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, settings: JobSettings) -> int:
     if settings.encryption == "he" and importlib.util.find_spec("tenseal") is None:
         parser.error("--encryption he needs the package tenseal: pip install 'fcl[he]', with Python 3.12 or older")
     if arguments.site_settings is not None:
@@ -201,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = run_job(settings, arguments.sites, workspace, arguments.log)
     except KeyboardInterrupt:
-        print("interrupted; nothing that was started is left", file=sys.stderr)
+        print("interrupted; no process that was started here is left", file=sys.stderr)
         return 130
     finally:
         end_children()

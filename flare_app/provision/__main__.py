@@ -20,9 +20,13 @@ What a site reads, and how keys stay at the sites: flare_app/provision/README.md
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +77,10 @@ def _create(arguments: argparse.Namespace, console: Console) -> int:
 def _adapt(arguments: argparse.Namespace, console: Console) -> int:
     from flare_app.provision.builder import adapt_kit
 
-    missing = adapt_kit(arguments.kit_folder)
+    try:
+        missing = adapt_kit(arguments.kit_folder)
+    except (OSError, ValueError) as error:
+        raise ProvisionError(str(error)) from error
     console.print(f"{arguments.kit_folder} is ready for fcl", highlight=False)
     if missing:
         console.print(
@@ -86,17 +93,30 @@ def _adapt(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _submit(arguments: argparse.Namespace, console: Console) -> int:
-    with admin_session(arguments.kit) as session:
-        if arguments.command == "resume":
-            with resuming(arguments.job) as folder:
-                job_id = submit(session, folder)
-        else:
-            job_id = submit(session, arguments.job)
-    console.print(f"submitted {arguments.job.name} as {job_id}", highlight=False)
+    _need_writable(arguments.out)
+    prepared = resuming(arguments.job) if arguments.command == "resume" else nullcontext(arguments.job)
+    with prepared as folder, admin_session(arguments.kit) as session:
+        job_id = submit(session, folder)
+    console.print(f"submitted {arguments.job.resolve().name} as {job_id}", highlight=False)
     return _watch(arguments, console, job_id) if arguments.out else 0
 
 
+def _need_writable(out: Path | None) -> None:
+    """Before a job that takes hours, not when its result is there."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ProvisionError(
+            f"results cannot be written to {out}: {error.strerror}. Give another folder with --out"
+        ) from error
+
+
 def _follow(arguments: argparse.Namespace, console: Console) -> int:
+    _need_writable(arguments.out)
     return _watch(arguments, console, arguments.job_id)
 
 
@@ -113,14 +133,27 @@ def _stop(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _watch(arguments: argparse.Namespace, console: Console, job_id: str) -> int:
-    with admin_session(arguments.kit) as session:
-        ended = watch(session, job_id, console)
-        if not ended.completed:
-            raise ProvisionError(ended.explain())
-        console.print(ended.status)
-        if arguments.out:
-            results = download(session, job_id, arguments.out)
-            console.print(f"results: {results}", soft_wrap=True, highlight=False)
+    try:
+        with admin_session(arguments.kit) as session:
+            ended = watch(session, job_id, console)
+            if not ended.completed:
+                raise ProvisionError(ended.explain())
+            console.print(ended.status)
+            if arguments.out:
+                results = download(session, job_id, arguments.out)
+                console.print(f"results: {results}", soft_wrap=True, highlight=False)
+    except KeyboardInterrupt:
+        options = f"{job_id} --kit {shlex.quote(str(arguments.kit))}"
+        fetching = f" --out {shlex.quote(str(arguments.out))}" if arguments.out else ""
+        console.print(
+            f"no longer watched; job {job_id} goes on. To watch it again, or to end it:\n"
+            f"  python -m flare_app.provision follow {options}{fetching}\n"
+            f"  python -m flare_app.provision abort {options}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 130
     return 0
 
 
@@ -182,13 +215,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; gives the exit code."""
     arguments, console = _parser().parse_args(argv), Console()
     end_like_ctrl_c()
+    logging.getLogger("nvflare").addHandler(logging.NullHandler())  # of what fails, one message of ours is enough
     try:
         return int(arguments.run(arguments, console))
     except ProvisionError as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1
+    except OSError as error:
+        console.print(f"{error}: free space, or correct the path", markup=False, highlight=False, soft_wrap=True)
+        return 1
     except KeyboardInterrupt:
-        console.print("interrupted; nothing that was started is left")
+        console.print("interrupted; no process that was started here is left")
         return 130
 
 

@@ -66,6 +66,7 @@ def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> list[str]:
 
     Raises:
         FileNotFoundError: when the folder is no such kit.
+        ValueError: when a file of it is damaged, or of another version of FLARE.
     """
     local, server = kit / "local", (kit / "startup/fed_server.json").is_file()
     if not server and not (kit / "startup/fed_client.json").is_file():
@@ -77,7 +78,7 @@ def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> list[str]:
     if not present:
         raise FileNotFoundError(f"{kit} is no kit of FLARE: local/resources.json.default is missing")
     for file in present:
-        resources = json.loads(file.read_text())
+        resources = _read_json(file)
         if file != own:
             # The key replaces FLARE's list as a whole.
             resources["class_allow_list"] = [*DEFAULT_CLASS_ALLOW_LIST, *OWN_CLASSES]
@@ -92,6 +93,13 @@ def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> list[str]:
     else:
         _add_samples(local)
     return _missing_classes(own) if own.is_file() else []
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read as JSON, correct it: {error}") from error
 
 
 def _missing_classes(resources_file: Path) -> list[str]:
@@ -124,7 +132,7 @@ def _keep_jobs_in_workspace(script: Path) -> None:
 
 def _let_leads_read_their_logs(file: Path) -> None:
     """Who submitted a job may read what it logs at the server; no category of FLARE's rights has this command."""
-    authorization = json.loads(file.read_text())
+    authorization = _read_json(file)
     authorization["permissions"]["lead"]["get_job_log"] = "n:submitter"
     file.write_text(json.dumps(authorization, indent=2) + "\n")
 
@@ -135,7 +143,7 @@ def _add_samples(local: Path) -> None:
     # It replaces FLARE's sample, with which every job ends at a site that switches it on.
     for name in ("privacy.json", "privacy_weights_only.json"):
         shutil.copyfile(_HERE / name, local / f"{name}.sample")
-    authorization = json.loads((local / "authorization.json.default").read_text())
+    authorization = _read_json(local / "authorization.json.default")
     permissions = authorization["permissions"]
     rights = [right for right in permissions["lead"] if right != "byoc"]
     permissions["project_admin"] = {**dict.fromkeys(rights, "any"), "server-predeployed-flwr": "none"}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nvflare.fuel.flare_api.flare_api import Session
 
 COMPLETED = "FINISHED:COMPLETED"
+_USER_FILES = ("fed_admin.json", "client.crt", "client.key", "rootCA.pem")  # of a user's kit, in startup/
 _POLL_S = 1.0
 # A line of the controller: "round 3/10: 4/4 sites, loss 0.71, 2.1 s, about 15 s left".
 _ROUND = re.compile(r"round (\d+)/(\d+): (\d+/\d+ sites.*?), [\d.]+ s, about [^,]+ left")
@@ -95,20 +96,56 @@ def admin_session(kit: Path, timeout_s: float = 20.0) -> Iterator[Session]:
     """A session of FLARE's API as the user that a startup kit belongs to.
 
     Raises:
-        ProvisionError: when the folder is no such kit.
+        ProvisionError: when the folder is no such kit, the server does not answer, or it refuses what is asked of it.
     """
     from nvflare.fuel.flare_api.flare_api import new_secure_session
 
+    missing = [f"startup/{name}" for name in _USER_FILES if not (kit / "startup" / name).is_file()]
+    if missing:
+        raise ProvisionError(f"{kit} is no startup kit of a user: it has no {', '.join(missing)}")
     file = kit / "startup/fed_admin.json"
-    if not file.is_file():
-        raise ProvisionError(f"{kit} is no startup kit of a user: startup/fed_admin.json is missing")
-    user = json.loads(file.read_text())["admin"]["username"]
-    with redirect_stdout(io.StringIO()):  # it announces that it connects
-        session = new_secure_session(user, str(kit.resolve()), timeout=timeout_s, auto_login_max_tries=1)
     try:
-        yield session
-    finally:
-        session.close()
+        user = json.loads(file.read_text())["admin"]["username"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProvisionError(f"{file} cannot be read, unpack the kit again: {error!r}") from error
+    with _refusals_in_words(file, user):
+        with redirect_stdout(io.StringIO()):  # it announces that it connects
+            session = new_secure_session(user, str(kit.resolve()), timeout=timeout_s, auto_login_max_tries=1)
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+@contextmanager
+def _refusals_in_words(kit_file: Path, user: str) -> Iterator[None]:
+    """What FLARE's API raises, as one line with the way out."""
+    from nvflare.apis.fl_exception import FLCommunicationError
+    from nvflare.fuel.flare_api import api_spec as flare
+
+    try:
+        yield
+    except (flare.NoConnection, flare.NoReply, flare.SessionClosed, FLCommunicationError) as error:
+        raise ProvisionError(
+            f"the server gives no answer ({error}): see that it runs, that {kit_file} names its host and port, that "
+            "the kit is of the same making as its own, and that no firewall is between"
+        ) from error
+    except flare.JobNotFound as error:
+        raise ProvisionError(f"the server knows no such job ({error}): give the id that submit has printed") from error
+    except flare.AuthorizationError as error:
+        raise ProvisionError(
+            f"{user} may not do this ({error}): a lead follows and ends own jobs only, and org_admins submit none; use "
+            "the kit of who submitted the job, or of a project administrator"
+        ) from error
+    except flare.AuthenticationError as error:
+        raise ProvisionError(
+            f"the server does not take {user} for a user of its own ({error}): use a kit of the same making as the "
+            "server's"
+        ) from error
+    except flare.InvalidJobDefinition as error:
+        raise ProvisionError(f"the server does not take the job: {error}. Export it anew") from error
+    except (flare.JobNotRunning, flare.JobNotDone, flare.InternalError) as error:
+        raise ProvisionError(f"the server cannot do this: {error}") from error
 
 
 @contextmanager
@@ -116,13 +153,18 @@ def resuming(folder: Path) -> Iterator[Path]:
     """A copy of a job folder that goes on from the checkpoints of the original's run.
 
     Raises:
-        ProvisionError: when that job keeps none.
+        ProvisionError: when the folder is no job's, or that job keeps none.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = shutil.copytree(folder, Path(temporary) / folder.name)
+    with _copied(folder) as copy:
         file = copy / "app/config/config_fed_server.json"
-        config = json.loads(file.read_text())
-        arguments = config["workflows"][0]["args"]
+        try:
+            config = json.loads(file.read_text())
+            arguments = config["workflows"][0]["args"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ProvisionError(
+                f"{folder} is no job folder that python -m flare_app.job export has written: "
+                f"{file.relative_to(copy)} cannot be read"
+            ) from error
         if arguments.get("checkpoint_dir") is None:
             raise ProvisionError(f"{folder} keeps no checkpoints: export it with --checkpoint-dir")
         arguments["resume"] = True
@@ -136,12 +178,18 @@ def submit(session: Session, folder: Path) -> str:
     Raises:
         ProvisionError: when there is no such folder.
     """
+    # FLARE signs what it submits in place: the signatures do not belong into the folder that is kept.
+    with _copied(folder) as copy:
+        return str(session.submit_job(str(copy)))
+
+
+@contextmanager
+def _copied(folder: Path) -> Iterator[Path]:
+    """A job folder under its own name elsewhere, whatever the name was given as: ``.``, say."""
     if not (folder / "meta.json").is_file():
         raise ProvisionError(f"{folder} is no job folder: it has no meta.json")
-    # FLARE signs what it submits in place: the signatures do not belong into the folder that is kept.
     with tempfile.TemporaryDirectory() as temporary:
-        copy = shutil.copytree(folder, Path(temporary) / folder.name)
-        return str(session.submit_job(str(copy)))
+        yield Path(shutil.copytree(folder, Path(temporary) / folder.resolve().name))
 
 
 def progress(session: Session, job_id: str) -> Progress:

@@ -160,16 +160,48 @@ def test_encrypted_weights_beside_features_in_clear_are_refused() -> None:
         (["export", "finetune", "--out", "x", "--fan-out", "0"], "expected a whole number of at least 1, got '0'"),
         (["export", "finetune", "--out", "x", "--pull-rows", "x"], "expected a whole number of at least 1, got 'x'"),
         (["run", "finetune", "--workspace", "x", "--resume"], "--resume needs --checkpoint-dir"),
+        (["export", "finetune", "--out", "x", "--rounds", "0"], "num_rounds must be at least 1"),
+        (["export", "fcl_pretrain", "--out", "x", "--sites-per-round", "1"], "at least min_sites (2)"),
+        (
+            ["export", "fcl_pretrain", "--out", "x", "--encryption", "he", "--route", "relay"],
+            "set route to 'peer'",
+        ),
+        (["run", "finetune", "--workspace", "my study"], "has a space, quote"),
+        (
+            ["run", "finetune", "--workspace", "x", "--checkpoint-dir", "x/state", "--resume"],
+            "--checkpoint-dir x/state lies in --workspace x, which is emptied first",
+        ),
+        (["run", "finetune", "--workspace", "x", "--checkpoint-dir", "x"], "--checkpoint-dir x lies in"),
+        (["run", "finetune", "--workspace", "x", "--pretrained", "x/a.pt"], "--pretrained x/a.pt lies in"),
+        (["run", "finetune", "--workspace", "x", "--site-settings", "x/s.json"], "--site-settings x/s.json lies in"),
         (
             ["export", "data_statistics", "--out", "x", "--rounds", "3", "--method", "moco"],
             "data_statistics trains nothing: leave out --method, --rounds",
         ),
     ],
 )
-def test_wrong_options_are_explained(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_explained(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "run_job", lambda *arguments: 0)
+    monkeypatch.setattr(command, "end_like_ctrl_c", lambda: None)
+    monkeypatch.setenv("FCL_SITE_SETTINGS", "")
     with pytest.raises(SystemExit):
         main(options)
     assert message in capsys.readouterr().err
+
+
+def test_what_the_simulator_keeps_of_a_workspace_may_lie_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "run_job", lambda *arguments: 0)
+    monkeypatch.setattr(command, "end_like_ctrl_c", lambda: None)
+    monkeypatch.setenv("FCL_SITE_SETTINGS", "")
+    settings = ["--site-settings", str(tmp_path / "local/fcl_site.json"), "--checkpoint-dir", f"{tmp_path}-state"]
+    assert main(["run", "finetune", "--workspace", str(tmp_path), *settings]) == 0
+    (tmp_path / "file").touch()
+    assert main(["export", "finetune", "--out", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.endswith("free space, or give a folder of your own\n")
 
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:

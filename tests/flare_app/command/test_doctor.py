@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from datetime import datetime
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from flare_app.command import doctor
 from flare_app.command.__main__ import main
+from flare_app.provision.kits import make_kits, on_this_machine, read_project
 
 _PACKAGES = doctor._packages
 
@@ -30,10 +34,7 @@ def wrong(tmp_path, capsys, *options):
 def test_all_is_well(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a").write_text("1", encoding="utf-8")
-    (tmp_path / "kit/startup").mkdir(parents=True)
-    (tmp_path / "kit/local").mkdir()
-    (tmp_path / "kit/startup/fed_client.json").write_text("{}", encoding="utf-8")
-    assert wrong(tmp_path, capsys, "--dataset-dir", str(tmp_path / "data"), "--kit", str(tmp_path / "kit")) == []
+    assert wrong(tmp_path, capsys, "--dataset-dir", str(tmp_path / "data")) == []
     assert main(["doctor", "--cache-dir", str(tmp_path / "cache")]) == 0
     assert "not asked for" in capsys.readouterr().out
 
@@ -44,6 +45,65 @@ def test_each_fault_is_found(tmp_path, capsys):
     found = wrong(tmp_path, capsys, "--dataset-dir", str(tmp_path / "empty"), "--kit", str(tmp_path))
     assert found == ["cache folder", "FLARE kit", "data"]
     assert wrong(tmp_path, capsys, "--dataset-dir", str(tmp_path / "absent"))[-1] == "data"
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory):
+    return make_kits(on_this_machine(read_project(), port=1, sites=1), tmp_path_factory.mktemp("kits"))
+
+
+@pytest.fixture
+def kit(kits, tmp_path):
+    return Path(shutil.copytree(kits["hospital-a"], tmp_path / "kit"))
+
+
+@pytest.mark.parametrize("name", ["localhost", "hospital-a", "lead@coordinator.example"])
+def test_kits_as_they_were_made_are_well(name, kits, tmp_path, capsys):
+    assert wrong(tmp_path, capsys, "--kit", str(kits[name])) == []
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "startup/client.key",
+        "startup/client.crt",
+        "startup/rootCA.pem",
+        "startup/start.sh",
+        "local/resources.json.default",
+    ],
+)
+def test_a_kit_that_lacks_a_file_is_not_well(file, kit, tmp_path, capsys):
+    (kit / file).unlink()
+    assert wrong(tmp_path, capsys, "--kit", str(kit)) == ["FLARE kit"]
+
+
+def test_a_key_for_others_and_a_certificate_that_is_none_are_found(kit, tmp_path, capsys):
+    (kit / "startup/client.key").chmod(0o640)
+    assert wrong(tmp_path, capsys, "--kit", str(kit)) == ["key"]
+    (kit / "startup/client.key").chmod(0o600)
+    (kit / "startup/client.crt").write_text("no certificate", encoding="utf-8")
+    assert wrong(tmp_path, capsys, "--kit", str(kit)) == ["certificate"]
+
+
+def test_certificates_out_of_date_are_found(kit, tmp_path, capsys, monkeypatch):
+    later = type("Later", (), {"now": lambda zone: datetime(2999, 1, 1, tzinfo=zone)})
+    monkeypatch.setattr(doctor, "datetime", later)
+    assert wrong(tmp_path, capsys, "--kit", str(kit)) == ["certificate", "certificate"]
+
+
+def test_settings_in_the_kit_name_data_and_cache(kit, tmp_path, capsys):
+    settings = kit / "local/fcl_site.json"
+    content = {"dataset_dir": f"{tmp_path}/{{SITE_NAME}}", "cache_dir": str(tmp_path / "kept")}
+    settings.write_text(json.dumps(content), encoding="utf-8")
+    assert main(["doctor", "--kit", str(kit), "--json"]) == 1
+    found = {line["what"]: line for line in json.loads(capsys.readouterr().out)}
+    assert found["data"]["found"].startswith(f"{tmp_path}/hospital-a")
+    assert (found["cache folder"]["ok"], found["cache folder"]["found"]) == (True, str(tmp_path / "kept"))
+    (tmp_path / "hospital-a").mkdir()
+    (tmp_path / "hospital-a/a").write_text("1", encoding="utf-8")
+    assert wrong(tmp_path, capsys, "--kit", str(kit)) == []
+    settings.write_text('{"datasetdir": "x"}', encoding="utf-8")
+    assert wrong(tmp_path, capsys, "--kit", str(kit)) == ["site settings"]
 
 
 def test_full_disk(tmp_path, capsys, monkeypatch):

@@ -8,8 +8,10 @@ import pytest
 
 from fcl.data import Problem
 from flare_app.command import __main__ as command
+from flare_app.command import data
 from flare_app.command.__main__ import main
 from flare_app.command.show import print_problems
+from tests.flare_app.fabricated import write_workspace
 
 HEAVY = ("torch", "monai", "nvflare", "numpy", "pydicom", "nibabel", "matplotlib")
 
@@ -69,6 +71,24 @@ def test_problems_are_a_list_where_no_terminal_is(capsys):
         "  1. /data/[a].nii: is broken. Way out: mend it.",
         "  2. b: is gone. Way out: find it.",
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "{run}", "--out", "{file}/report.html"],
+        ["data", "split", "--data", "phantom", "--sites", "2", "--out", "{file}/split.json"],
+    ],
+)
+def test_what_cannot_be_written_is_told_in_a_line(words, tmp_path, capsys, monkeypatch):
+    write_workspace(tmp_path / "run")
+    (tmp_path / "file").touch()
+    description = type("Description", (), {"records": [type("Record", (), {"patient": f"p{n}"}) for n in range(8)]})
+    monkeypatch.setattr(data, "_describe", lambda arguments: description)
+    assert main([word.format(run=tmp_path / "run", file=tmp_path / "file") for word in words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fcl: {tmp_path}/file")
+    assert line.endswith("free space, or give a path that you may use")
 
 
 def test_problems_as_json(tmp_path, capsys):

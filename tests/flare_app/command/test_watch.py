@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from flare_app.command import __main__ as command
 from flare_app.command import watch as module
 from flare_app.command.__main__ import main
 from flare_app.command.watch import watch
+from flare_app.run_folder import RunFolder, latest_run
 from tests.flare_app.fabricated import write_workspace
 
 FATAL = "x - ServerRunner - ERROR - Aborting current RUN due to FATAL_SYSTEM_ERROR received: round 3: 1 of 2 sites\n"
@@ -83,9 +86,82 @@ def test_folder_that_is_none_and_wrong_patience(tmp_path: Path, capsys: pytest.C
         command.main(["watch", str(tmp_path), "--patience", "0"])
 
 
-def test_run_that_changed_last_is_watched(tmp_path: Path, console: Console) -> None:
+def _deploy(server: Path, job_id: str, checkpoint_dir: str, began: float, total: int = 3) -> Path:
+    """A job's folder in the workspace of a provisioned server, before its first round."""
+    config = server / job_id / "app_server/config/config_fed_server.json"
+    config.parent.mkdir(parents=True)
+    arguments = {"num_rounds": total, "checkpoint_dir": checkpoint_dir}
+    config.write_text(json.dumps({"workflows": [{"args": arguments}]}))
+    meta = server / job_id / "meta.json"
+    meta.write_text(json.dumps({"job_id": job_id}))
+    os.utime(meta, (began, began))
+    return server / job_id
+
+
+def _checkpoints(folder: Path, done: int, changed: float) -> Path:
+    """Where a job keeps its log, without its own folder."""
+    log = write_workspace(folder / "made", done, 3).rename(folder / "rounds.jsonl")
+    shutil.rmtree(folder / "made")
+    os.utime(log, (changed, changed))
+    return log
+
+
+def test_a_job_that_has_just_begun_goes_before_the_log_of_an_earlier_one(tmp_path: Path) -> None:
+    server = tmp_path / "server"
+    earlier = _checkpoints(server / "state/study-1", 3, changed=1000)
+    begun = _deploy(server, "id-2", "state/study-2", began=2000)
+    site = _deploy(tmp_path / "site", "id-2", "state/study-2", began=3000)
+    (site / "app_server").rename(site / "app_hospital-a")
+    run = latest_run(tmp_path)
+    assert run is not None
+    assert (run.log, run.total) == (server / "state/study-2/rounds.jsonl", 3)
+    shutil.rmtree(begun)
+    assert latest_run(tmp_path) == RunFolder(earlier, tmp_path)
+
+
+def test_a_job_that_begins_meanwhile_is_watched_instead(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _checkpoints(tmp_path / "state/study-1", 2, changed=1000)
+    monkeypatch.setattr(module, "_LOOK_AGAIN_S", -1)
+
+    def begin(seconds: float) -> None:
+        _deploy(tmp_path, "id-2", "state/study-2", began=2000)
+        _checkpoints(tmp_path / "state/study-2", 3, changed=3000)
+
+    monkeypatch.setattr(module.time, "sleep", begin)
+    assert watch(tmp_path, console) == 0
+    assert "rounds 2, " in _shown(console)
+    assert "a newer job has begun" in _shown(console)
+    assert "rounds 3/3" in _shown(console)
+
+
+def test_checkpoints_alone_tell_that_the_final_validation_is_done(tmp_path: Path, console: Console) -> None:
+    _checkpoints(tmp_path / "kept", 2, changed=1000)
+    assert watch(tmp_path / "kept", console, patience_s=0.01, poll_s=0.001) == 1
+    _checkpoints(tmp_path / "kept", 3, changed=1000)
+    assert watch(tmp_path / "kept", console, patience_s=1) == 0
+    assert "finished: 3 rounds" in _shown(console)
+
+
+def test_checkpoints_in_the_servers_workspace_tell_how_the_job_ended(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "startup").mkdir()
+    _checkpoints(tmp_path / "state", 2, changed=1000)
+    job = _deploy(tmp_path, "id-1", "state", began=500)
+    (job / "log.txt").write_text(FATAL)
+    assert watch(tmp_path / "state", console, patience_s=1) == 1
+    assert "the job ended after 2 of 3 rounds: round 3" in _shown(console)
+    (job / "log.txt").write_text("")
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: shutil.rmtree(job))
+    assert watch(tmp_path / "state", console, patience_s=1) == 1
+    assert "after 2 of 3 rounds: FLARE has put its folder away" in _shown(console)
+
+
+def test_run_whose_job_began_last_is_watched(tmp_path: Path, console: Console) -> None:
     old = write_workspace(tmp_path / "old", total=5)
     write_workspace(tmp_path / "new", done=3, total=3)
-    os.utime(old, (1, 1))
+    os.utime(old.parents[1] / "meta.json", (1, 1))
     assert watch(tmp_path, console) == 0
     assert "rounds 3/3" in _shown(console)
