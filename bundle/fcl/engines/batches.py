@@ -9,6 +9,9 @@ import torch
 from monai.engines import PrepareBatch
 from torch import Tensor
 
+# (image, label, generator=...) -> (image, label), on whole batches.
+Augmentation = Callable[..., tuple[Tensor, Tensor | None]]
+
 
 class AugmentBatch(PrepareBatch):
     """``prepare_batch`` of a MONAI trainer that augments whole batches on the training device.
@@ -22,7 +25,7 @@ class AugmentBatch(PrepareBatch):
 
     def __init__(
         self,
-        augmentation: Callable[..., tuple[Tensor, Tensor | None]] | None,
+        augmentation: Augmentation | None,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -43,7 +46,7 @@ class AugmentBatch(PrepareBatch):
             for key in ("image", "label")
         )
         if self.augmentation is not None:
-            image, label = self.augmentation(image, label, generator=self.generator)
+            image, label = self._augmented(self.augmentation, image, label, batchdata)
         return image, label
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -53,3 +56,8 @@ class AugmentBatch(PrepareBatch):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue the random numbers from ``state``."""
         self.generator.set_state(state["generator"].cpu())
+
+    def _augmented(
+        self, augmentation: Augmentation, image: Tensor, label: Tensor | None, batchdata: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        return augmentation(image, label, generator=self.generator)

@@ -68,6 +68,15 @@ class RandomState:
             torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
 
 
+def loss_scale(trainer: Engine) -> dict[str, Any]:
+    """``scaler``: what scales the losses of a MONAI trainer in float16 up; empty where nothing does.
+
+    Begun anew, it would leave out steps until it has found a scale again.
+    """
+    scaler = getattr(trainer, "scaler", None)
+    return {} if scaler is None else {"scaler": scaler}
+
+
 class Checkpoints:
     """Keeps ``model.pt`` (best), ``model_last.pt`` and ``resume.pt`` in a folder; a handler for a MONAI trainer.
 
@@ -81,7 +90,8 @@ class Checkpoints:
     Args:
         folder: made when missing.
         network: whose weights are kept.
-        state: further objects with ``state_dict`` and ``load_state_dict`` (optimizer, loader, random numbers).
+        state: further objects with ``state_dict`` and ``load_state_dict`` (optimizer, loader, random numbers). The loss
+            scale of a trainer in float16 is kept besides.
         evaluator: the validating engine; its key metric tells the best.
         resume: continue from ``resume.pt`` where there is one.
         card: of this run (:func:`fcl.config.describe_run`); epochs and the last metrics are added. None writes none.
@@ -106,6 +116,7 @@ class Checkpoints:
     def attach(self, engine: Engine) -> None:
         """Register on the trainer."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.state |= loss_scale(engine)
         engine.add_event_handler(Events.STARTED, self._restore)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 

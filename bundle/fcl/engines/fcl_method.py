@@ -30,7 +30,8 @@ class FCL(Method):
         slices: batches of all local slices in order, un-augmented, to fill the bank from: at the first step where
             nothing has filled it before, since a bank that grows makes the loss rise. None leaves it to the steps.
             Rows are made as steps make them, from augmented views by a network in training mode: else the loss could
-            tell them from the steps' own, and peers' features from local ones, by how they were made.
+            tell them from the steps' own, and peers' features from local ones, by how they were made. Under noise,
+            which drowns that difference, they are not (see :meth:`refresh_bank`).
 
     Raises:
         ValueError: on ``drawn_features`` below 1.
@@ -87,15 +88,17 @@ class FCL(Method):
 
         Args:
             source: whose momentum network, inferer and augmentation make them.
-            independent: make each row from its own slice and the weights alone, by a network in evaluation mode, so
-                that batch normalisation lets no other slice of its batch in.
+            independent: make each row from its own slice and the weights alone: by a network in evaluation mode, so
+                that batch normalisation lets no other slice of its batch in, and from the slice as it is, since numbers
+                for an augmentation would depend on how many slices come before it.
         """
         assert self.slices is not None  # the callers have checked these two
         assert source.momentum_network is not None
         network = source.momentum_network
         training = network.training
         for batch in self.slices:
-            view = source.augment(batch["image"].to(self.bank.device))
+            image = batch["image"].to(self.bank.device)
+            view = image if independent else source.augment(image)
             network.train(len(view) > 1 and not independent)  # one slice alone has no batch statistics
             self.bank.update(batch["row"].to(self.bank.device), source.inferer(view, network))
         network.train(training)

@@ -117,7 +117,8 @@ class PredictedMomentum(Average):
     site's theta moved evenly through the round; theta' is the average that arrives anyway. The prediction's error at
     this site is known here: the distance of its own momentum network from the same formula with its own theta'. When
     the distance that the last two rounds let expect reaches ``max_distance``, the site adds its own error to the
-    prediction, standing in for the average one. Derivation and limits: ``docs/methods.md``.
+    prediction, standing in for the average one. After rounds without this site, E is the steps of all since its last
+    one began: the others' momentum networks followed through them. Derivation and limits: ``docs/methods.md``.
 
     Args:
         max_distance: relative to how far the momentum network moved in the round; 0 always corrects.
@@ -134,8 +135,7 @@ class PredictedMomentum(Average):
         self._xi: Weights = {}  # momentum network that it began with
         self._error: Weights = {}  # at its end: own momentum network minus the formula for it
         self._distances: list[float] = []
-        self._steps = 0
-        self._begin = 0
+        self._begin = 0  # iteration at which it began
         self._corrected = 0.0
 
     @property
@@ -153,7 +153,7 @@ class PredictedMomentum(Average):
         if not self._theta:
             trainer.sync_momentum_network()
         else:
-            predicted = _predicted(self._xi, self._theta, average, trainer.momentum, self._steps)
+            predicted = _predicted(self._xi, self._theta, average, trainer.momentum, self._steps(trainer))
             if self.expected_distance >= self.max_distance:
                 predicted = {name: value + self._error[name] for name, value in predicted.items()}
                 self._corrected = 1.0
@@ -162,9 +162,8 @@ class PredictedMomentum(Average):
         self._begin = trainer.state.iteration
 
     def finish(self, trainer: PretrainTrainer) -> dict[str, float]:
-        self._steps = max(1, trainer.state.iteration - self._begin)
         own, momentum = _parameters(trainer.network), _parameters(_momentum_network(trainer))
-        predicted = _predicted(self._xi, self._theta, own, trainer.momentum, self._steps)
+        predicted = _predicted(self._xi, self._theta, own, trainer.momentum, self._steps(trainer))
         self._error = {name: momentum[name] - predicted[name] for name in momentum}
         moved = _norm({name: momentum[name] - self._xi[name] for name in momentum})
         distance = _norm(self._error) / max(moved, 1e-12)
@@ -182,12 +181,15 @@ class PredictedMomentum(Average):
             "xi": self._xi,
             "error": self._error,
             "distances": list(self._distances),
-            "steps": self._steps,
+            "begin": self._begin,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._theta, self._xi, self._error = dict(state["theta"]), dict(state["xi"]), dict(state["error"])
-        self._distances, self._steps = list(state["distances"]), int(state["steps"])
+        self._distances, self._begin = list(state["distances"]), int(state["begin"])
+
+    def _steps(self, trainer: PretrainTrainer) -> int:
+        return max(1, trainer.state.iteration - self._begin)
 
 
 def momentum_factors(momentum: float, steps: int) -> tuple[float, float]:

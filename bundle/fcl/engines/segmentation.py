@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fcl.config import as_switch
 from fcl.engines.batches import AugmentBatch
-from fcl.engines.checkpoints import RandomState
+from fcl.engines.checkpoints import RandomState, loss_scale
 from fcl.engines.schedule import WarmupCosine
 from fcl.engines.variant import Variants
 from fcl.federation import FeatureKind, FeatureSet, TrainReport
@@ -79,6 +79,7 @@ class SegmentationParticipant:
             "augmentation": trainer.prepare_batch,
             "variants": self.variants,
             "random": RandomState(trainer.state.device),
+            **loss_scale(trainer),
         }
         self._should_stop: Callable[[], bool] = lambda: False
         self._round_number = 0

@@ -8,19 +8,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from filelock import FileLock
 
 Entry = tuple[float, float, int]
 History = list[Entry]
+# As in the file: all releases of one kind that one ledger object has written down.
+Record = dict[str, Any]
 
-_VERSION = 1
+_VERSION = 2
 # More and higher orders than opacus tries by default: strong noise has its best bound there.
 _ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 128, 256, 512, 1024)
 
@@ -47,9 +51,11 @@ def _renyi(noise_multiplier: float, sample_rate: float) -> np.ndarray:
 class PrivacyLedger:
     """Every noised release about a set of patients, kept in a file that outlives the job.
 
-    A release is written down before it is handed out, so a crash in between counts as spent. Spending never falls: a
-    resumed job whose saved state is older than the file goes by the file, one whose file is gone goes by its state.
-    What the ledger cannot notice: the file deleted between two jobs, or a patient who returns under another name.
+    A release is written down before it is handed out, so a crash in between counts as spent. Spending never falls: the
+    file says who wrote what, so that of releases which file and saved state both know the larger number counts, and
+    those which one of them lacks are added. What a resumed job finds missing in the file it writes back; the state
+    holds no names, so that counts for every patient of the site. What the ledger cannot notice: the file deleted
+    between two jobs, or a patient who returns under another name.
 
     Args:
         patients: names of the site's patients; they stay in the file, which stays at the site.
@@ -66,8 +72,9 @@ class PrivacyLedger:
         self.delta = delta
         self.scope = scope
         self.file = Path(file).expanduser() if file is not None else None
-        self._known: History = []
-        self._known = self.history()
+        self._job = uuid4().hex  # of this object: a resumed job is another one
+        self._known: list[Record] = []  # of these patients and this scope
+        self._records()
 
     def history(self) -> History:
         """Of the patient who has spent most."""
@@ -99,46 +106,70 @@ class PrivacyLedger:
             OSError: when it cannot be written.
         """
         spent = (float(noise_multiplier), float(sample_rate), int(steps))
-        if self.file is None:
-            return self._spend(spent, budget)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        # Two jobs at one site must not both take what is left.
-        with FileLock(f"{self.file}.lock"):
-            return self._spend(spent, budget)
+        with self._locked():
+            if budget is not None and self.epsilon(spent) > budget:
+                return False
+            record = self._record(self._job, spent)
+            before = [own["steps"] for own in self._known if _kind(own) == _kind(record)]
+            self._add([{**record, "steps": sum(before, start=spent[2])}])
+        return True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": [list(entry) for entry in self.history()]}
+        self._records()
+        return {"releases": [[record["job"], *_numbers(record)] for record in self._known]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state`` says was spent, unless more is known here."""
-        saved: History = [(float(noise), float(rate), int(steps)) for noise, rate, steps in state["history"]]
-        self._known = max(self._known, saved, key=self._epsilon)
+        """Take over what ``state`` says was spent, and write down what the file lacks of it.
 
-    def _spend(self, spent: Entry, budget: float | None) -> bool:
-        if budget is not None and self.epsilon(spent) > budget:
-            return False
-        if self.file is not None:
-            entries = self._read()
-            same = {"scope": self.scope, "noise_multiplier": spent[0], "sample_rate": spent[1]}
-            last = entries[-1] if entries else {}
-            if {**last, **same} == last and last["patients"] == self.patients:
-                last["steps"] += spent[2]
-            else:
-                entries.append({**same, "steps": spent[2], "patients": self.patients})
-            entries[-1]["last"] = datetime.now(UTC).isoformat(timespec="seconds")
-            self._write(self.file, entries)
-        self._known = _added(self._known, spent)
-        return True
+        Raises:
+            ValueError, OSError: as :meth:`spend`.
+        """
+        with self._locked():
+            self._add([self._record(job, (noise, rate, steps)) for job, noise, rate, steps in state["releases"]])
+
+    def _record(self, job: str, spent: Entry) -> Record:
+        return {
+            "job": job,
+            "scope": self.scope,
+            "noise_multiplier": spent[0],
+            "sample_rate": spent[1],
+            "steps": spent[2],
+            "patients": self.patients,
+            "last": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _locked(self) -> AbstractContextManager[object]:
+        if self.file is None:
+            return nullcontext()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        # Two jobs at one site must not both take what is left.
+        return FileLock(f"{self.file}.lock")
+
+    def _add(self, further: Iterable[Record]) -> None:
+        """Write down what is known here and ``further``, in the file first."""
+        records = _together(self._records(), further)
+        if self.file is not None and records:
+            self._write(self.file, records)
+        self._know(records)
+
+    def _records(self) -> list[Record]:
+        """Of the file, and those known here that it lacks, since somebody deleted it or put an older one in place."""
+        records = _together(self._read(), self._known)
+        self._know(records)
+        return records
+
+    def _know(self, records: Iterable[Record]) -> None:
+        ours = set(self.patients)
+        self._known = [
+            record for record in records if record["scope"] == self.scope and not ours.isdisjoint(record["patients"])
+        ]
 
     def _histories(self) -> list[History]:
         """Those that differ: patients of one job share theirs, so there are few."""
-        entries = [
-            (frozenset(entry["patients"]), (entry["noise_multiplier"], entry["sample_rate"], entry["steps"]))
-            for entry in self._read()
-            if entry["scope"] == self.scope
-        ]
+        self._records()
+        entries = [(frozenset(record["patients"]), _numbers(record)) for record in self._known]
         takings = dict.fromkeys(tuple(patient in names for names, _ in entries) for patient in self.patients)
-        histories = [self._known]
+        histories: list[History] = []
         for taking in takings:
             own: History = []
             for _, spent in compress(entries, taking):
@@ -150,7 +181,7 @@ class PrivacyLedger:
     def _epsilon(self, history: Iterable[Entry]) -> float:
         return epsilon_of(history, self.delta)
 
-    def _read(self) -> list[dict[str, Any]]:
+    def _read(self) -> list[Record]:
         if self.file is None or not self.file.exists():
             return []
         try:
@@ -158,7 +189,7 @@ class PrivacyLedger:
             if content["version"] != _VERSION:
                 raise ValueError(f"version {content['version']}, this code reads {_VERSION}")
             for entry in content["entries"]:
-                _ = entry["scope"], entry["patients"], *map(float, _numbers(entry))
+                _ = *_kind(entry), entry["patients"], entry["last"], *map(float, _numbers(entry))
             return list(content["entries"])
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -167,7 +198,7 @@ class PrivacyLedger:
             ) from error
 
     @staticmethod
-    def _write(file: Path, entries: list[dict[str, Any]]) -> None:
+    def _write(file: Path, entries: list[Record]) -> None:
         half_written = file.with_name(file.name + ".tmp")
         half_written.unlink(missing_ok=True)  # of a crash; it would keep the mode that it has
         # It names patients: for its owner alone, whatever the umask.
@@ -179,8 +210,22 @@ class PrivacyLedger:
         half_written.replace(file)
 
 
-def _numbers(entry: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    return entry["noise_multiplier"], entry["sample_rate"], entry["steps"]
+def _numbers(record: Record) -> Entry:
+    return record["noise_multiplier"], record["sample_rate"], record["steps"]
+
+
+def _kind(record: Record) -> tuple[Any, ...]:
+    return record["job"], record["scope"], record["noise_multiplier"], record["sample_rate"]
+
+
+def _together(*sources: Iterable[Record]) -> list[Record]:
+    """One record of each kind, with the most steps that a source has: whoever wrote it only ever added to it."""
+    known: dict[tuple[Any, ...], Record] = {}
+    for record in chain(*sources):
+        same = known.setdefault(_kind(record), record)
+        if record["steps"] > same["steps"]:
+            known[_kind(record)] = {**same, "steps": record["steps"], "last": record["last"]}
+    return list(known.values())
 
 
 def _added(history: History, entry: Entry) -> History:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fcl.data import SliceDataset
+from fcl.engines.batches import Augmentation, AugmentBatch
 from fcl.privacy.noise import NoiseSource, os_normal
 
 
@@ -29,9 +30,11 @@ class PatientBatches:
     """Poisson batches of patients; as ``SliceLoader``, but nobody can foretell them, so there is no state to save.
 
     The accountant's gain from sampling holds only for whoever does not know the sample, and seeds of a job are known to
-    the server. Batches are those of :class:`fcl.data.SliceDataset` with ``patient`` (B,) besides. When no patient is
-    drawn, the batch is one blank slice of patient -1, whose gradient :class:`PatientOptimizer` leaves out: that step is
-    noise alone, and must not be skipped.
+    the server. Batches are those of :class:`fcl.data.SliceDataset` with ``patient`` (B,) besides, a patient's slices
+    side by side, and ``seed`` (B,) of its augmentation. Slices and seed are drawn from a generator that the operating
+    system seeds for this patient and step alone, so that they do not depend on who else was drawn. When no patient is,
+    the batch is one blank slice of patient -1, whose gradient :class:`PatientOptimizer` leaves out: that step is noise
+    alone, and must not be skipped.
 
     Args:
         dataset: labelled slices.
@@ -78,13 +81,48 @@ class PatientBatches:
         if len(drawn) == 0:
             batch = self.dataset[[0]]
             blank = {name: torch.zeros_like(batch[name]) for name in ("image", "label")}
-            return {**batch, **blank, "patient": torch.tensor([-1])}
-        rows = np.concatenate([self._choose(self._rows[patient]) for patient in drawn])
-        return {**self.dataset[rows], "patient": torch.from_numpy(np.repeat(drawn, self.slices_per_patient))}
+            return {**batch, **blank, "patient": torch.tensor([-1]), "seed": torch.tensor([0])}
+        rows, seeds = zip(*(self._choose(self._rows[patient]) for patient in drawn), strict=True)
+        of_patients = {"patient": torch.from_numpy(drawn), "seed": torch.tensor(seeds)}
+        of_slices = {name: value.repeat_interleave(self.slices_per_patient) for name, value in of_patients.items()}
+        return {**self.dataset[np.concatenate(rows)], **of_slices}
 
-    def _choose(self, rows: np.ndarray) -> np.ndarray:
-        count = self.slices_per_patient
-        return self._rng.choice(rows, count, replace=len(rows) < count)
+    def _choose(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
+        count, rng = self.slices_per_patient, np.random.default_rng()
+        return rng.choice(rows, count, replace=len(rows) < count), int(rng.integers(2**63))
+
+
+class AugmentPatients(AugmentBatch):
+    """Augments the slices of each patient of :class:`PatientBatches` by themselves, from that patient's ``seed``.
+
+    Were numbers drawn for the batch as a whole, one patient more would give all the others other numbers, so that all
+    their gradients moved, and clipping bounds one patient's only. So, whatever the seeds, the others' slices come out
+    the same, to the last bit, with and without a patient. A transform that blends slices finds one patient's only.
+
+    Args:
+        augmentation, device: as in the parent class.
+    """
+
+    def __init__(self, augmentation: Augmentation | None, device: torch.device | str = "cpu") -> None:
+        super().__init__(augmentation, device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to restore: every batch brings its seeds."""
+
+    def _augmented(
+        self, augmentation: Augmentation, image: Tensor, label: Tensor | None, batchdata: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        assert label is not None  # of slices that are all labelled
+        slices = batchdata["patient"].unique_consecutive(return_counts=True)[1].tolist()
+        parts = []
+        for seed, *own in zip(batchdata["seed"].split(slices), image.split(slices), label.split(slices), strict=True):
+            self.generator.manual_seed(int(seed[0]))
+            parts.append(augmentation(*own, generator=self.generator))
+        images, labels = zip(*parts, strict=True)
+        return torch.cat(images), torch.cat(labels)
 
 
 class PatientOptimizer(DPOptimizer):
@@ -158,4 +196,6 @@ class PatientOptimizer(DPOptimizer):
         std = self.noise_multiplier * self.max_grad_norm
         for parameter in self.params:
             summed = parameter.summed_grad
-            parameter.grad = (summed + self._noise(summed.shape, std).to(summed)).view_as(parameter)
+            # Rounded after the sum, never before: see the noise's source.
+            noised = summed.double() + self._noise(summed.shape, std).to(summed.device)
+            parameter.grad = noised.to(summed.dtype).view_as(parameter)

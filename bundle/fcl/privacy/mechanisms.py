@@ -1,8 +1,8 @@
 """What a noised release of features computes, and how far one patient can move it.
 
-Neighbouring data sets: one patient of the site is replaced by another (the number n of patients stays and is public).
-A patient is all of its volumes and slices. The encoder must not depend on the site's data beyond what its weights have
-told already: see :class:`fcl.privacy.FeaturePublisher`.
+Neighbouring data sets: one patient of the site is replaced by another in its place (the number n of patients stays and
+is public). A patient is all of its volumes and slices. The encoder must not depend on the site's data beyond what its
+weights have told already: see :class:`fcl.privacy.FeaturePublisher`.
 
 Letters: M bank rows, D feature length, S partitions, n patients, r rows of each patient in a release.
 """

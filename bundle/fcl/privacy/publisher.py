@@ -6,6 +6,7 @@ Letters: M shared rows, D feature length, S partitions, n patients.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ class FeaturePublisher:
         patients: patient of each volume of the bank.
         policy: see :class:`FeaturePolicy`.
         max_rows: rows of a release, at most; None sets no cap.
-        generator: chooses rows; the guarantee does not rest on it.
+        generator: chooses rows; the guarantee does not rest on it. With noise, how much is drawn from it depends on
+            numbers that are public.
         noise: source of the noise.
     """
 
@@ -142,7 +144,10 @@ class FeaturePublisher:
             return self._nothing(f"it has {volumes} volumes, min_volumes is {self.policy.min_volumes}")
         if not ledger.spend(multiplier, budget=budget):
             return self._nothing(f"another release would take epsilon beyond the budget of {budget:g}")
-        features, partition, patient = own.features.cpu(), own.partition.cpu(), self.patient_of_volume[volume]
+        # A patient's place decides which of its partitions show. In the order of names, another name in one patient's
+        # stead could move everybody's.
+        place = torch.tensor(random.SystemRandom().sample(range(self.patients), self.patients))
+        features, partition, patient = own.features.cpu(), own.partition.cpu(), place[self.patient_of_volume[volume]]
         if kind == "prototypes":
             rows = patient_prototypes(features, partition, patient, self.patients, partitions)
             shown, sensitivity = torch.arange(partitions), prototypes_sensitivity(partitions, self.patients)

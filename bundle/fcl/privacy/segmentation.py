@@ -16,7 +16,7 @@ from fcl.engines import SegmentationParticipant, Variants, WarmupCosine
 from fcl.federation import TrainReport
 from fcl.networks.federated import NormStats
 from fcl.privacy.accounting import PrivacyLedger
-from fcl.privacy.dp_sgd import PatientBatches, PatientOptimizer
+from fcl.privacy.dp_sgd import AugmentPatients, PatientBatches, PatientOptimizer
 
 
 class PrivateSegmentationParticipant(SegmentationParticipant):
@@ -27,7 +27,8 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
     no noised number. Weights that the site got before (pre-training with the same patients) are outside it as well.
 
     Args:
-        trainer: with a :class:`PatientBatches` loader and a :class:`PatientOptimizer`.
+        trainer: with a :class:`PatientBatches` loader, an :class:`AugmentPatients` that prepares its batches and a
+            :class:`PatientOptimizer`.
         evaluator, schedule, norm_stats, keep_optimizer, own_checkpoint, card: as in the parent class.
         variants: must be empty. They bring gradients that no patient's clipping sees.
         delta: of (epsilon, delta); well below 1 / patients.
@@ -35,7 +36,7 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
         ledger: file that keeps account over jobs, see :class:`PrivacyLedger`.
 
     Raises:
-        TypeError: when loader or optimizer is of another kind.
+        TypeError: when one of these is of another kind.
         ValueError: when there are variants.
     """
 
@@ -59,10 +60,11 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
                 f"DP-SGD clips the gradients of the annotated slices only; what {', '.join(self.variants.parts)} would "
                 "add to them is not private: leave that overlay of configs/finetuning out"
             )
-        if not isinstance(self.loader, PatientBatches) or not isinstance(trainer.optimizer, PatientOptimizer):
+        parts = (self.loader, trainer.prepare_batch, trainer.optimizer)
+        if not all(map(isinstance, parts, (PatientBatches, AugmentPatients, PatientOptimizer))):
             raise TypeError(
-                "DP-SGD needs a PatientBatches loader and a PatientOptimizer, got "
-                f"{type(self.loader).__name__} and {type(trainer.optimizer).__name__}: use configs/privacy/dp_sgd.json"
+                "DP-SGD needs PatientBatches, AugmentPatients and a PatientOptimizer, got "
+                f"{', '.join(type(part).__name__ for part in parts)}: use configs/privacy/dp_sgd.json"
             )
         self.epsilon_budget = epsilon_budget
         self.ledger = PrivacyLedger(self.loader.patients, delta, "weights", ledger)

@@ -50,6 +50,18 @@ def test_resumed_training_continues_bit_for_bit(cache: SliceCache, tmp_path: Pat
     assert all(torch.equal(straight[key], again[key]) for key in straight)
 
 
+def test_the_loss_scale_of_float16_outlives_a_restart(tmp_path: Path) -> None:
+    def run(epochs: int, first_scale: float, resume: bool) -> float:
+        engine = Engine(lambda engine, batch: None)
+        engine.scaler = torch.amp.GradScaler("cpu", init_scale=first_scale)
+        Checkpoints(tmp_path, nn.Linear(1, 1), {}, resume=resume).attach(engine)
+        engine.run([0], max_epochs=epochs)
+        return engine.scaler.get_scale()
+
+    assert run(1, 8.0, resume=False) == 8.0
+    assert run(2, 2.0, resume=True) == 8.0
+
+
 def test_resume_without_an_earlier_run_starts_at_the_beginning(cache: SliceCache, tmp_path: Path) -> None:
     trainer = make_trainer(cache, tmp_path, 1, resume=True)
     trainer.run()

@@ -151,6 +151,27 @@ def test_sites_that_move_evenly_predict_the_average_momentum_network_exactly(cac
             assert close(average, parameters(participant.trainer.momentum_network), atol=1e-5)
 
 
+def test_a_site_that_rested_predicts_over_all_steps_since_its_last_round(cache, tmp_path):
+    sites = [site(cache, PredictedMomentum(), steps=4, momentum=0.8) for _ in range(3)]
+    steady, rested, restored = sites
+    for participant in sites:
+        evenly(participant.trainer, 0.01)
+    weights = steady.weights()
+    for participant in (steady, rested):
+        participant.begin_round(0, 4, weights)
+        participant.train(never)
+    torch.save(rested.state_dict(), tmp_path / "site.pt")
+    restored.load_state_dict(torch.load(tmp_path / "site.pt", weights_only=True))
+    for number in (1, 2):
+        steady.begin_round(number, 4, steady.weights())
+        steady.train(never)
+    weights = steady.weights()
+    for participant in sites:
+        participant.begin_round(3, 4, weights)
+        participant.at_round_start.start(participant.trainer, {})
+        assert close(*(parameters(each.trainer.momentum_network) for each in (steady, participant)), atol=1e-5)
+
+
 def test_one_site_that_corrects_always_goes_on_with_its_own_momentum_network(cache):
     """Its own error is the average error then."""
     participant = site(cache, PredictedMomentum(max_distance=0.0), steps=3)

@@ -207,6 +207,18 @@ def test_a_sites_own_normalisation_survives_rounds_and_a_restart(cache: SliceCac
     assert same(*results)
 
 
+def test_the_loss_scale_of_float16_outlives_a_restart(cache: SliceCache) -> None:
+    def in_float16(first_scale: float) -> SegmentationParticipant:
+        plain = make_participant(cache)
+        assert "scaler" not in plain.state_dict()
+        plain.trainer.scaler = torch.amp.GradScaler("cpu", init_scale=first_scale)
+        return SegmentationParticipant(plain.trainer, plain.evaluator, plain.schedule)
+
+    resumed = in_float16(2.0)
+    resumed.load_state_dict(in_float16(8.0).state_dict())
+    assert resumed.trainer.scaler.get_scale() == 8.0
+
+
 def test_pretrained_encoder_goes_into_the_encoder_only(cache: SliceCache) -> None:
     participant = make_participant(cache, norm=("group", {"num_groups": 2}))
     decoder = {k: v.clone() for k, v in participant.trainer.network.decoder.state_dict().items()}

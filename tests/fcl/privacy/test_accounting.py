@@ -149,9 +149,47 @@ def test_a_saved_state_makes_up_for_a_lost_file(tmp_path: Path) -> None:
     resumed = ledger(file)
     resumed.load_state_dict(state)
     assert resumed.history() == account.history() == [(1.0, 1.0, 3)]
+    # Written back before anything is spent: the next job must know as well.
+    assert ledger(file).releases == 3
+    resumed.spend(1.0)
+    resumed.spend(1.0)
+    assert ledger(file).releases == 5
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"version": 2, "entries": []}', '{"version": 1, "entries": [{}]}'])
+def test_a_saved_state_adds_to_what_others_wrote_in_a_new_file(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.json"
+    earlier, job = ledger(file), ledger(file)
+    earlier.spend(4.0, steps=2)
+    job.spend(4.0, steps=10)
+    state = json.loads(json.dumps(job.state_dict()))
+    assert "a" not in {part for release in state["releases"] for part in release}  # no names of patients
+    file.unlink()
+    ledger(file).spend(4.0, steps=6)
+    for _ in range(2):  # resumed twice, it has not spent twice
+        resumed = ledger(file)
+        resumed.load_state_dict(state)
+        assert resumed.releases == ledger(file).releases == 2 + 10 + 6
+    assert ledger(file, "c").releases == 0
+
+
+def test_an_older_copy_of_the_file_is_brought_up_to_the_saved_state(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.json"
+    job = ledger(file, "a")
+    ledger(file, "a").spend(2.0)
+    job.spend(2.0, steps=3)
+    older = file.read_text()
+    job.spend(2.0, steps=4)
+    state = job.state_dict()
+    file.write_text(older)
+    assert job.releases == 8
+    resumed = ledger(file, "a")
+    assert resumed.releases == 4
+    resumed.load_state_dict(state)
+    assert resumed.releases == ledger(file, "a").releases == 8
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"version": 1, "entries": []}', '{"version": 2, "entries": [{}]}'])
 def test_an_unreadable_ledger_stops_sharing(tmp_path: Path, content: str) -> None:
     file = tmp_path / "ledger.json"
     file.write_text(content)

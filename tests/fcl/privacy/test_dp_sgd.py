@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader
@@ -19,9 +20,9 @@ from fcl.engines import AugmentBatch, LabelledVolumes, WarmupCosine
 from fcl.federation import Participant
 from fcl.networks import SegmentationUNet
 from fcl.privacy import epsilon_of
-from fcl.privacy.dp_sgd import PatientBatches, PatientOptimizer
+from fcl.privacy.dp_sgd import AugmentPatients, PatientBatches, PatientOptimizer
 from fcl.privacy.segmentation import PrivateSegmentationParticipant
-from fcl.transforms import BatchRandSpatial
+from fcl.transforms import BatchCompose, BatchRandIntensity, BatchRandSpatial
 from tests.fcl.engines.hosted import run_round
 
 INSTANCE = ("instance", {"affine": True})
@@ -61,7 +62,7 @@ def make_participant(cache: SliceCache, sample_rate: float = 0.5, noise=1.0, **o
         network=net,
         optimizer=optimizer,
         loss_function=loss(options.pop("mixing", False)),
-        prepare_batch=AugmentBatch(BatchRandSpatial(rotate_range=1.0, flip_prob=0.5), seed=0),
+        prepare_batch=AugmentPatients(BatchRandSpatial(rotate_range=1.0, flip_prob=0.5)),
         train_handlers=[schedule],
         decollate=False,
     )
@@ -119,6 +120,38 @@ def test_replacing_a_patient_moves_the_sum_by_twice_the_clip_at_most(cache: Slic
     assert 0 < float((sums[0] - sums[1]).norm()) <= 2 * clip * 1.001
 
 
+@pytest.mark.parametrize("patient", [0, 3, 5])
+def test_a_patient_more_leaves_the_augmentation_of_all_others_as_it_is(cache: SliceCache, patient: int) -> None:
+    """Which is what the clipped sum's bound of one patient rests on."""
+    batch = next(iter(PatientBatches(SliceDataset(cache), 1.0, 4, 1)))
+    augment = AugmentPatients(
+        BatchCompose(
+            [
+                BatchRandSpatial(rotate_range=1.0, flip_prob=0.5, elastic_prob=0.5, elastic_magnitude=(0.0, 2.0)),
+                BatchRandIntensity(brightness=0.2, noise_prob=0.5),
+            ]
+        )
+    )
+    others = batch["patient"] != patient
+    with_all, labels_with_all = augment(batch)
+    alone, labels_alone = augment({name: value[others] for name, value in batch.items()})
+    assert torch.equal(with_all[others], alone)
+    assert torch.equal(labels_with_all[others], labels_alone)
+    assert not torch.equal(with_all, batch["image"])
+
+
+def test_seeds_of_augmentation_are_a_patients_own_and_nobody_can_repeat_them(cache: SliceCache) -> None:
+    seen: set[int] = set()
+    for _ in range(3):
+        np.random.seed(0)
+        torch.manual_seed(0)
+        batch = next(iter(PatientBatches(SliceDataset(cache), 1.0, 4, 1)))
+        seeds = batch["seed"].view(6, 4)
+        assert torch.equal(seeds, seeds[:, :1].expand(6, 4))
+        seen |= set(seeds[:, 0].tolist())
+    assert len(seen) == 18
+
+
 def test_noise_is_multiplier_times_clip_over_the_expected_patients(cache: SliceCache) -> None:
     asked = []
     participant = make_participant(
@@ -133,6 +166,25 @@ def test_noise_is_multiplier_times_clip_over_the_expected_patients(cache: SliceC
     assert set(asked) == {1.5}
     # Nobody was drawn: what is left is the noise, over 4 patients at rate 0.5.
     assert all(torch.allclose(p.grad, torch.full_like(p, 0.5)) for p in participant.trainer.network.parameters())
+
+
+def test_noise_is_added_in_double_precision_and_the_sum_is_rounded(cache: SliceCache) -> None:
+    net = network()
+    batches = PatientBatches(SliceDataset(cache), 1.0, 2, 1)
+    # Above half a step of single precision at 1; rounded to single precision by itself, just that half.
+    small = 2.0**-24 + 2.0**-50
+    optimizer = PatientOptimizer(
+        torch.optim.SGD(net.parameters(), lr=0.0),
+        net,
+        batches,
+        1.0,
+        1.0,
+        noise=lambda shape, std: silent(shape, std) + small,
+    )
+    for parameter in net.parameters():
+        parameter.summed_grad = torch.ones_like(parameter)
+    optimizer.add_noise()
+    assert all(torch.equal(p.grad, torch.full_like(p, 1 + 2.0**-23)) for p in net.parameters())
 
 
 def test_patients_are_drawn_independently_at_the_rate(cache: SliceCache) -> None:
@@ -236,7 +288,14 @@ def test_layers_that_mix_samples_are_refused(cache: SliceCache) -> None:
 def test_an_ordinary_loader_is_refused(cache: SliceCache) -> None:
     participant = make_participant(cache)
     participant.trainer.data_loader = SliceLoader(SliceDataset(cache), 4, 1)
-    with pytest.raises(TypeError, match="got SliceLoader and PatientOptimizer"):
+    with pytest.raises(TypeError, match="got SliceLoader, AugmentPatients, PatientOptimizer"):
+        PrivateSegmentationParticipant(participant.trainer, participant.evaluator, participant.schedule)
+
+
+def test_augmentation_by_place_in_the_batch_is_refused(cache: SliceCache) -> None:
+    participant = make_participant(cache)
+    participant.trainer.prepare_batch = AugmentBatch(BatchRandSpatial(flip_prob=0.5))
+    with pytest.raises(TypeError, match="got PatientBatches, AugmentBatch, PatientOptimizer"):
         PrivateSegmentationParticipant(participant.trainer, participant.evaluator, participant.schedule)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from fcl.data import SliceCache
 from fcl.privacy import FeaturePolicy
+from fcl.privacy.mechanisms import features_sensitivity, patient_rows
 from tests.fcl.engines.test_fcl_method import build
 
 
@@ -18,6 +23,37 @@ def begun(cache: SliceCache, **policy):
     participant = build(cache, steps=1, feature_policy=FeaturePolicy(**policy))
     participant.begin_round(0, 3, participant.weights())
     return participant
+
+
+def with_another_first_patient(cache: SliceCache, folder: Path, slices: int) -> SliceCache:
+    """A copy of the cache with noise of so many slices in place of the first patient's volume."""
+    folder.mkdir()
+    index = json.loads((cache.folder / "index.json").read_text())
+    first = index["volumes"][0]
+    for kind in ("images", "labels"):
+        kept = np.asarray(getattr(cache, kind))[first["slices"] :]
+        new = np.random.default_rng(1).random((slices, *kept.shape[1:])).astype(kept.dtype)
+        name = {"images": "images.f16", "labels": "labels.u8"}[kind]
+        np.concatenate([new, kept]).tofile(folder / name)
+    first.update(patient="zoe", slices=slices)
+    (folder / "index.json").write_text(json.dumps(index))
+    return SliceCache(folder)
+
+
+@pytest.mark.parametrize("slices", [8, 11])
+def test_a_patient_replaced_by_one_of_more_slices_moves_its_own_rows_only(
+    cache: SliceCache, tmp_path: Path, slices: int
+) -> None:
+    rows_per_patient, shown = 2, []
+    for site in (cache, with_another_first_patient(cache, tmp_path / "other", slices)):
+        own = begun(site, noise_multiplier=1.0).trainer.method.bank.local()
+        # Each volume is a patient's; places are not those of names, which another patient's name moves.
+        rows, _ = patient_rows(
+            own.features, own.partition, own.volume, 4, rows_per_patient, 4, torch.Generator().manual_seed(1)
+        )
+        shown.append(rows.view(4, rows_per_patient, -1))
+    assert torch.allclose(shown[0][1:], shown[1][1:], atol=1e-5)
+    assert 1e-3 < float((shown[0] - shown[1]).norm()) <= features_sensitivity(rows_per_patient)
 
 
 def test_a_noised_release_has_a_row_for_each_patient_and_partition(cache: SliceCache) -> None:

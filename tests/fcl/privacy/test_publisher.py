@@ -64,6 +64,17 @@ def test_with_noise_every_patient_gives_the_same_number_of_rows() -> None:
     assert shown.volumes == 5
 
 
+def test_which_partition_shows_of_a_patient_is_not_decided_by_the_order_of_names() -> None:
+    """Else another name in one patient's stead would move the rows of the others."""
+    publisher = make(noise=silent, noise_multiplier=1.0, rows_per_patient=1)
+    shown = [publisher.publish("features") for _ in range(60)]
+    partitions = {}
+    for release in shown:
+        for name, partition in zip(patient_of(publisher, release.features), release.partition.tolist(), strict=True):
+            partitions.setdefault(name, set()).add(partition)
+    assert partitions == {name: {0, 1, 2} for name in PATIENTS}  # three places
+
+
 def test_the_cap_on_rows_holds_with_noise() -> None:
     assert len(make(max_rows=5, noise_multiplier=1.0).publish("features")) == 5
     assert len(make(noise_multiplier=1.0).publish("features")) == 3 * 4
