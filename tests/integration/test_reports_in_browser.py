@@ -93,9 +93,15 @@ def _study(folder: Path, log: Path) -> Path:
             for place, site in enumerate(("site-1", "site-2"))
         ],
         pretraining={"fcl": log},
+        partitions={"fcl": 4},
         finetuning={},
         shown="Fold 0, seed 0.",
-        features={"fcl": {state: {"site-1": features, "site-2": features} for state in ("before", "after")}},
+        features={
+            "fcl": (
+                "fold 0, seed 0",
+                {state: {"site-1": features, "site-2": features} for state in ("before", "after")},
+            )
+        },
         costs=(("arm", "MiB in", "MiB out", "minutes"), [(label, "12.0", "12.0", "3.4") for label in ARMS.values()]),
         facts={"Command": f"python -m flare_app.study --out /{'folder/' * 20}"},
     )
