@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -250,7 +250,7 @@ class FCLController(AskingController):
         rested: dict[str, SiteRecord] = {}
         if validates and record.resting:
             with spent.part("validation"):
-                rested = self._validate_resting(number, record)
+                rested = self._validate_resting(number, record.resting)
         payloads = self._weights_payloads(number, record.sites)
         if self._policy.active:
             shared: dict[str, Shared] = {}
@@ -291,17 +291,17 @@ class FCLController(AskingController):
         record.seconds = self._round_ended - started
         return record
 
-    def _validate_resting(self, number: int, record: RoundRecord) -> dict[str, SiteRecord]:
+    def _validate_resting(self, number: int, resting: Iterable[str]) -> dict[str, SiteRecord]:
         """Measure the weights also where they are not trained: else each mean would be of other sites.
 
         Args:
             number: of the round.
-            record: of the round; takes the reasons of those that measured nothing.
+            resting: sites whose turn it is not.
 
         Returns:
-            those that did.
+            those that measured; why the others did not is logged.
         """
-        sites = {site: SiteRecord() for site in record.resting}
+        sites = {site: SiteRecord() for site in resting}
         payloads = self._weights_payloads(number, sites)
         accept = validations(sites, self._enrolment.validation_volumes)
         taken, refused = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)

@@ -97,7 +97,7 @@ def _offered(answer: Shareable) -> Shared:
 
 
 def validations(into: Mapping[str, SiteRecord], volumes: Mapping[str, int]) -> Accept:
-    """Keeps the validation of the final weights.
+    """Keeps what sites measured that were asked for nothing else: of the final weights, or in a round they rest in.
 
     Args:
         into: by site.
