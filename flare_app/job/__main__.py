@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,10 +32,9 @@ from typing import Any
 
 from fcl.commandline import key_value
 from flare_app.job.definition import JOBS, LOG, RESULTS, JobSettings, export_job, run_job
+from flare_app.job.workspace import workspace_problem
 from flare_app.processes import end_children, end_like_ctrl_c
 
-# What FLARE's simulator leaves of a workspace when it starts.
-_KEPT = ("local", "startup")
 # Options whose paths are read, or written for a later run, while the job runs.
 _NEEDED = ("checkpoint_dir", "pretrained", "site_settings", "bundle_root")
 
@@ -97,24 +95,10 @@ def _count(text: str) -> int:
 
 
 def _workspace_problem(arguments: argparse.Namespace) -> str | None:
-    """Why the simulator must not be given this workspace: what it would remove, or a path that it would misread."""
-    workspace = arguments.workspace.resolve()
-    if re.search(r"[\s'\"#\\]", str(workspace)):
-        return (
-            f"--workspace {str(workspace)!r} has a space, quote, backslash or # in its path, at which FLARE's "
-            "simulator would cut it: give a path without"
-        )
-    for name in _NEEDED:
-        given = getattr(arguments, name)
-        path = Path(given).resolve() if given else None
-        if path is None or not path.is_relative_to(workspace):
-            continue
-        if path.relative_to(workspace).parts[:1] not in [(kept,) for kept in _KEPT]:
-            return (
-                f"--{name.replace('_', '-')} {given} lies in --workspace {arguments.workspace}, which is emptied first "
-                "(but for its local/): move it out, or give another workspace"
-            )
-    return None
+    given = {name: getattr(arguments, name) for name in _NEEDED}
+    needed = {f"--{name.replace('_', '-')}": str(path) for name, path in given.items() if path}
+    site_settings = arguments.site_settings or os.environ.get("FCL_SITE_SETTINGS") or None
+    return workspace_problem(arguments.workspace, needed, dict(arguments.set), site_settings and str(site_settings))
 
 
 def _server_optimizer(given: Sequence[str] | None) -> dict[str, Any] | None:
