@@ -90,7 +90,7 @@ class FCLController(AskingController):
         overlap: sites pull features while they train and use them from the next round on, one round old; the bundle's
             bank must keep them that long (``bank::max_age`` of 1 or more).
         sites_per_round: of those present, how many a round asks, all in turn (:mod:`flare_app.participation`); None for
-            all. They share features among themselves, and validations of a round are theirs.
+            all. They share features among themselves; a round that validates asks the resting sites for that too.
     """
 
     def __init__(
@@ -265,8 +265,7 @@ class FCLController(AskingController):
                     record.sites[site].bytes_features_up = tensor_bytes(entry.features.data)
         asked = [site for _, group in payloads for site in group]
         average = self._averaging.begin(self._state.weights, self._enrolment.signature.spec, asked)
-        declared = self._enrolment.slices, self._enrolment.validation_volumes
-        accept = updates(average, record, not self._policy.relayed, *declared)
+        accept = updates(average, record, not self._policy.relayed, self._enrolment.declared)
         for payload, _ in payloads:
             self._stamp(payload, number)
             payload.set_header(Header.VALIDATE, validates)
@@ -303,7 +302,7 @@ class FCLController(AskingController):
         """
         sites = {site: SiteRecord() for site in resting}
         payloads = self._weights_payloads(number, sites)
-        accept = validations(sites, self._enrolment.validation_volumes)
+        accept = validations(sites, self._enrolment.declared)
         taken, refused = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
         self._holders.answered(number, taken, refused)
         for site, reason in sorted(refused.items()):
@@ -314,7 +313,7 @@ class FCLController(AskingController):
         started, sites = time.monotonic(), self.roster.present
         record = RoundRecord(self.num_rounds, left_out=self.roster.left_out, sites={s: SiteRecord() for s in sites})
         payloads = self._weights_payloads(self.num_rounds, record.sites)
-        accept = validations(record.sites, self._enrolment.validation_volumes)
+        accept = validations(record.sites, self._enrolment.declared)
         record.accepted, record.rejected = self.ask(TaskName.VALIDATE, payloads, self.task_timeout_s, accept)
         self.require_quorum("final validation", record.accepted, record.rejected)
         record.validation = mean_validation(record.sites)
@@ -339,7 +338,7 @@ class FCLController(AskingController):
             payload.set_header(Header.CARD, card)
             payload.set_header(Header.VALIDATE, False)
             sites = {site: SiteRecord() for site in self.roster.sites}
-            accept = validations(sites, self._enrolment.validation_volumes)
+            accept = validations(sites, self._enrolment.declared)
             taken, refused = self.ask(TaskName.VALIDATE, [(payload, self.roster.present)], self.task_timeout_s, accept)
             for site, reason in sorted(refused.items()):
                 self.warning(f"{site} did not keep the {kept} model: {reason}")

@@ -17,7 +17,7 @@ from flare_app.asking import AskingController, JobFailed, Payloads, Reasons, lis
 from flare_app.averaging import Averaging
 from flare_app.card import Facts
 from flare_app.checks import Signature, introduced, other_run
-from flare_app.intake import introductions
+from flare_app.intake import Declared, introductions
 from flare_app.protocol import Header, TaskName, tensors_of, with_report, with_tensors
 from flare_app.state import RunState
 
@@ -25,7 +25,7 @@ from flare_app.state import RunState
 class Enrolment:
     """Who belongs to the federation, what its sites have in common, and the weights that it begins with.
 
-    ``slices`` and ``validation_volumes`` are those that each site has declared.
+    ``declared`` holds what each site that was taken in says that it has.
 
     Args:
         asking: asks the sites, and keeps the roster that :meth:`start` and :meth:`admit` bring up to date.
@@ -48,8 +48,7 @@ class Enrolment:
         timeout_s: int,
     ) -> None:
         self.signature = Signature({}, "", {})
-        self.slices: dict[str, int] = {}
-        self.validation_volumes: dict[str, int] = {}
+        self.declared: dict[str, Declared] = {}
         self._asking = asking
         self._averaging = averaging
         self._terms = dict(terms)
@@ -137,8 +136,8 @@ class Enrolment:
         if problem is None:
             line = introduced(report)
             self._facts.hear(site, report)
-            self.slices[site] = report["description"]["slices"]
-            self.validation_volumes[site] = report["description"].get("validation_volumes", 0)
+            counts = report["description"]
+            self.declared[site] = Declared(counts["slices"], counts.get("validation_volumes", 0))
             self._known.add(site)
             self._asking.roster.admit(site)
             self._asking.info(f"{site}: {line}")

@@ -41,6 +41,19 @@ _LARGEST = 2.0**63  # of a number, so that sums over the sites stay numbers
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What a site has, as it said when it started; what it reports later weighs no more.
+
+    Args:
+        slices: to train on.
+        validation_volumes: to validate on.
+    """
+
+    slices: int
+    validation_volumes: int
+
+
+@dataclass(frozen=True)
 class Shared:
     """What a site shares in a round.
 
@@ -96,48 +109,41 @@ def _offered(answer: Shareable) -> Shared:
     return Shared(rows)
 
 
-def validations(into: Mapping[str, SiteRecord], volumes: Mapping[str, int]) -> Accept:
+def validations(into: Mapping[str, SiteRecord], declared: Mapping[str, Declared]) -> Accept:
     """Keeps what sites measured that were asked for nothing else: of the final weights, or in a round they rest in.
 
     Args:
         into: by site.
-        volumes: for validation, that each site has, as it said when it started.
+        declared: by site.
     """
 
     def accept(site: str, answer: Shareable) -> None:
-        into[site].validation = _validation(report_of(answer)["validation"], volumes[site])
+        into[site].validation = _validation(report_of(answer)["validation"], declared[site])
 
     return accept
 
 
-def updates(
-    average: RoundAverage,
-    record: RoundRecord,
-    peer_route: bool,
-    slices: Mapping[str, int],
-    volumes: Mapping[str, int],
-) -> Accept:
+def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, declared: Mapping[str, Declared]) -> Accept:
     """Puts updates into the average and what comes with them into the record.
 
     Args:
         average: of the round.
         record: of the round.
         peer_route: whether the features that a site received came from the sites themselves.
-        slices: those that each site has, as it said when it started: its update weighs no more.
-        volumes: the same of the volumes for validation: what it measured weighs no more.
+        declared: by site.
     """
 
     def accept(site: str, answer: Shareable) -> str | None:
         update: dict[str, Tensor] = tensors_of(answer, DataKind.WEIGHT_DIFF)
         report = report_of(answer)
-        problem = count_problem(report["count"], slices[site])
+        problem = count_problem(report["count"], declared[site].slices)
         if problem:
             return problem
         entry, received = record.sites[site], dict(report["features_received"])
         strangers = sorted(received.keys() - record.sites.keys())
         if strangers:
             return f"it has features of {', '.join(strangers)}, which were not asked for any"
-        metrics, validation = _numbers(report["metrics"]), _validation(report["validation"], volumes[site])
+        metrics, validation = _numbers(report["metrics"]), _validation(report["validation"], declared[site])
         spent = _numbers({name: report[name] for name in ("seconds", "peak_mib")})
         parts = _numbers(report["parts"])
         privacy = _numbers(report["privacy"]) if report.get("privacy") is not None else None
@@ -158,7 +164,7 @@ def updates(
     return accept
 
 
-def _validation(metrics: Mapping[str, float], volumes: int) -> dict[str, float]:
+def _validation(metrics: Mapping[str, float], declared: Declared) -> dict[str, float]:
     """What a site measured, as plain numbers, unless it would weigh more than the volumes that it has.
 
     Raises:
@@ -166,8 +172,8 @@ def _validation(metrics: Mapping[str, float], volumes: int) -> dict[str, float]:
     """
     numbers = _numbers(metrics)
     weight = numbers.get("count", 1.0)
-    if numbers and not 0 < weight <= volumes:
-        raise ValueError(f"it validated on {weight:g} volumes, and said that it has {volumes}")
+    if numbers and not 0 < weight <= declared.validation_volumes:
+        raise ValueError(f"it validated on {weight:g} volumes, and said that it has {declared.validation_volumes}")
     return numbers
 
 

@@ -12,12 +12,12 @@ from nvflare.apis.shareable import Shareable
 from flare_app.aggregation import tensor_spec
 from flare_app.averaging import PlainRound
 from flare_app.exchange import FEATURES
-from flare_app.intake import Shared, introductions, shares, updates, validations
+from flare_app.intake import Declared, Shared, introductions, shares, updates, validations
 from flare_app.protocol import with_report, with_tensors
 from flare_app.records import RoundRecord, SiteRecord
 
 WEIGHTS = {"w": torch.tensor([3.0, 4.0])}
-SLICES, VOLUMES = {"a": 5, "b": 7}, {"a": 2, "b": 0}  # that sites have declared
+DECLARED = {"a": Declared(slices=5, validation_volumes=2), "b": Declared(slices=7, validation_volumes=0)}
 REPORT = {
     "count": 5,
     "seconds": 2.0,
@@ -33,7 +33,7 @@ REPORT = {
 def _taken(report: dict[str, Any], peer_route: bool = True) -> tuple[str | None, RoundRecord, PlainRound]:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
     average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
-    accept = updates(average, record, peer_route, SLICES, VOLUMES)
+    accept = updates(average, record, peer_route, DECLARED)
     return accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, report)), record, average
 
 
@@ -85,7 +85,7 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
 def test_nothing_of_a_reply_that_is_rejected_is_kept(change: dict[str, Any], problem: str) -> None:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
     average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
-    accept = updates(average, record, True, SLICES, VOLUMES)
+    accept = updates(average, record, True, DECLARED)
     try:
         told = str(accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, {**REPORT, **change})))
     except Exception as error:
@@ -184,7 +184,7 @@ def test_shares_are_kept_when_they_can_be_used(relayed: bool, reply: Shareable, 
 
 def test_validations_are_finite_numbers_that_weigh_no_more_than_was_declared() -> None:
     into = {"a": SiteRecord(), "b": SiteRecord()}
-    accept = validations(into, VOLUMES)
+    accept = validations(into, DECLARED)
     accept("a", with_report({"validation": {"dice": 0.5, "count": 2.0}}))
     accept("b", with_report({"validation": {}}))
     with pytest.raises(ValueError, match="no finite numbers: dice"):

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from flare_app.egress.plain import EgressError
 from flare_app.egress.policy import EgressPolicy
 from flare_app.egress.reports import check_report
-from flare_app.intake import updates
+from flare_app.intake import Declared, updates
 from flare_app.protocol import TaskName
 from flare_app.records import RoundRecord, SiteRecord
 from flare_app.tensorboard import MEANS, SiteBoards
@@ -85,7 +85,7 @@ def test_no_picture_gets_to_the_server_or_onto_its_boards(picture: Any, tmp_path
             report = train_report(features_received={}, **{part: {name: picture}})
             with pytest.raises(EgressError):
                 check_report(EgressPolicy(), TaskName.TRAIN, report)
-            accept = updates(_Unused(), _record(0, ["site-1"]), False, {"site-1": 24}, {"site-1": 2})  # type: ignore[arg-type]
+            accept = updates(_Unused(), _record(0, ["site-1"]), False, {"site-1": Declared(24, 2)})  # type: ignore[arg-type]
             with pytest.raises((TypeError, ValueError, RuntimeError)):
                 accept("site-1", weights(report=report))
             record = _record(0, ["site-1"])
