@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import affine_to_spacing
+from numpy.typing import ArrayLike, DTypeLike
 
 from fcl.data.check import load_nifti
 from fcl.evaluation.metrics import CaseScore, score_volume
@@ -32,6 +33,7 @@ class ScoreRecorder:
         output_dir: folder for the results; made when missing.
         predictions_dir: where the predicted label maps were written, ``<volume>.nii.gz``; pictures are drawn from them.
         overlays: volumes to draw, by their mean Dice: worst, median, best.
+        slice_axis: which axis of the files counts slices: pictures are cut along it.
 
     Raises:
         ValueError: on other ``overlays``.
@@ -44,6 +46,7 @@ class ScoreRecorder:
         output_dir: str | Path,
         predictions_dir: str | Path,
         overlays: Collection[str] = RANKS,
+        slice_axis: int = 2,
     ) -> None:
         if isinstance(overlays, str) or not set(overlays) <= set(RANKS):
             raise ValueError(f"overlays must be a list of {', '.join(RANKS)}, or of some of them; got {overlays!r}.")
@@ -52,6 +55,7 @@ class ScoreRecorder:
         self.output_dir = Path(output_dir)
         self.predictions_dir = Path(predictions_dir)
         self.overlays = overlays
+        self.slice_axis = slice_axis
         self.scores: list[CaseScore] = []
 
     def attach(self, engine: Engine) -> None:
@@ -93,15 +97,19 @@ class ScoreRecorder:
         )
         # Indexed before it is an array, so that no other frame is read.
         voxels = image.dataobj[..., item["frame"]] if len(image.shape) == 4 else image.dataobj
+        in_plane = [axis for axis in range(3) if axis != self.slice_axis]
         scores = "  ".join(f"{name} {score.dice:.2f}" for name, score in case.classes.items())
         draw_case(
-            np.asarray(voxels, dtype=np.float32),
+            self._slices_last(voxels, np.float32),
             {
-                "truth": np.asarray(truth.dataobj).astype(np.uint8),
-                "prediction": np.asarray(prediction.dataobj).astype(np.uint8),
+                "truth": self._slices_last(truth.dataobj, np.uint8),
+                "prediction": self._slices_last(prediction.dataobj, np.uint8),
             },
-            spacing=image.header.get_zooms()[:3],
+            spacing=[image.header.get_zooms()[axis] for axis in (*in_plane, self.slice_axis)],
             labels=self.labels,
             title=f"{rank}: {case.case} {case.phase}   Dice {scores}",
             path=self.output_dir / f"overlay_{rank}_{case.case}.png",
         )
+
+    def _slices_last(self, voxels: ArrayLike, dtype: DTypeLike) -> np.ndarray:
+        return np.moveaxis(np.asarray(voxels).astype(dtype), self.slice_axis, -1)

@@ -115,6 +115,23 @@ def test_of_nifti_2_the_same_is_drawn(engine, tmp_path: Path) -> None:
     assert written.read_bytes() == of_nifti_1
 
 
+@pytest.mark.parametrize("slice_axis", [0, 1])
+def test_slices_are_drawn_along_their_own_axis(engine, tmp_path: Path, slice_axis: int) -> None:
+    evaluator, recorder, items = engine
+    evaluator.run([0])
+    written = tmp_path / "out" / "overlay_worst_p1_a.png"
+    along_the_last = written.read_bytes()
+    for kind in ("image", "truth"):
+        stored = nib.load(items[0][kind])
+        voxels = np.moveaxis(np.asarray(stored.dataobj), -1, slice_axis)
+        zooms = [1.5, 1.5]
+        zooms.insert(slice_axis, 9.0)
+        nib.save(nib.Nifti1Image(voxels, np.diag([*zooms, 1.0])), items[0][kind])
+    recorder.slice_axis = slice_axis
+    evaluator.run([0])
+    assert written.read_bytes() == along_the_last
+
+
 def test_unknown_volumes_are_no_silent_zero(engine) -> None:
     _, recorder, _ = engine
     truth = MetaTensor(torch.zeros(1, 2, 2, 2), affine=torch.from_numpy(AFFINE))
