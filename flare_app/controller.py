@@ -88,7 +88,7 @@ class FCLController(AskingController):
         fan_out: peers whose features a site gets in a round, others in each; None for all.
         pull_rows: rows that a site gets of each of these; None for all that they publish.
         overlap: sites pull features while they train and use them from the next round on, one round old; the bundle's
-            bank must keep them that long (``bank::max_age`` of 1 or more).
+            bank must keep them that long (``bank::max_age`` of 1 or more). Not with ``sites_per_round``.
         sites_per_round: of those present, how many a round asks, all in turn (:mod:`flare_app.participation`); None for
             all. They share features among themselves; a round that validates asks the resting sites for that too.
     """
@@ -120,7 +120,7 @@ class FCLController(AskingController):
         sites_per_round: int | None = None,
     ) -> None:
         super().__init__(min_sites, max_offences)
-        check_sites_per_round(sites_per_round, min_sites)
+        check_sites_per_round(sites_per_round, min_sites, overlap)
         if num_rounds < 1 or validate_every < 0:
             raise ValueError(f"num_rounds must be at least 1, validate_every 0; got {num_rounds} and {validate_every}")
         if task_timeout_s < 1 or start_timeout_s < 1:

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Sequence
 
 
-def check_sites_per_round(sites_per_round: int | None, min_sites: int) -> None:
-    """Refuse a number of sites that could not make a quorum.
+def check_sites_per_round(sites_per_round: int | None, min_sites: int, overlap: bool = False) -> None:
+    """Refuse a number of sites that could not make a quorum, or whose features would come too late.
 
     Raises:
-        ValueError: when it is none, or below ``min_sites``.
+        ValueError: when it is none, below ``min_sites``, or goes with ``overlap``.
     """
     if sites_per_round is None:
         return
@@ -19,6 +19,11 @@ def check_sites_per_round(sites_per_round: int | None, min_sites: int) -> None:
         raise ValueError(
             f"sites_per_round must be a whole number of at least min_sites ({min_sites}), or None for all; "
             f"got {sites_per_round!r}"
+        )
+    if overlap:  # rounds count those that a site rests: its bank drops the features before they serve
+        raise ValueError(
+            "overlap and sites_per_round do not go together: what a site pulls while it trains is for the next round, "
+            "and where sites rest by turns it is too old when theirs comes: leave one of them out"
         )
 
 

@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         "--overlap",
         action="store_true",
         default=None,
-        help="sites pull features while they train and use them one round later",
+        help="sites pull features while they train and use them one round later; not with --sites-per-round",
     )
     options.add_argument(
         "--sites-per-round", type=_count, metavar="N", help="of the sites, how many train in a round, all in turn (all)"

@@ -127,6 +127,15 @@ def test_turns_of_the_sites_reach_the_exported_job(tmp_path: Path) -> None:
     assert _exported(tmp_path / "fcl_pretrain", "server")["sites_per_round"] == 3
 
 
+def test_overlap_with_turns_is_refused_before_a_job_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "fcl_pretrain", "--out", str(tmp_path), "--overlap", "--sites-per-round", "3"])
+    assert "overlap and sites_per_round do not go together" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_options_that_save_bytes_reach_the_exported_job(tmp_path: Path) -> None:
     options = "--weight-bits 8 --feature-bits 8 --fan-out 3 --pull-rows 128 --overlap"
     assert main(["export", "fcl_pretrain", "--out", str(tmp_path), *options.split()]) == 0

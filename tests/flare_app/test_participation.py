@@ -49,6 +49,11 @@ def test_numbers_that_make_no_quorum_are_refused(value: Any) -> None:
         FCLController(sites_per_round=value)
 
 
+def test_turns_and_features_of_the_round_before_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match=r"overlap and sites_per_round do not go together.*: leave one of them out"):
+        FCLController(exchange="features", overlap=True, sites_per_round=2)
+
+
 def test_sites_whose_turn_it_is_not_rest_and_share_nothing(tmp_path: Path) -> None:
     settings = {"num_rounds": 4, "exchange": "features", "sites_per_round": 2, "validate_every": 1}
     federation = Federation(tmp_path, FOUR, settings).run()
