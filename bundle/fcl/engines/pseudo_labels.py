@@ -12,8 +12,7 @@ from monai.transforms import KeepLargestConnectedComponent
 from torch import Tensor, nn
 
 from fcl.data import SliceDataset
-
-_BATCH = 32  # slices of one volume at a time, as when it is segmented (:func:`fcl.engines.volume_inferer`)
+from fcl.engines.inferers import slices_at_once
 
 
 @torch.no_grad()
@@ -22,8 +21,8 @@ def pseudo_labels(
 ) -> Tensor:
     """(N, H, W[, D]) uint8, for each row of ``slices`` the class with the highest score.
 
-    A batch holds slices of one volume: with batch normalisation by the statistics of the batch, the network then sees
-    what it will see when it segments that volume.
+    A batch holds slices of one volume, as many as when that volume is segmented: with batch normalisation by the
+    statistics of the batch, the network then sees what it will see there.
 
     Args:
         network: put in evaluation mode.
@@ -37,7 +36,8 @@ def pseudo_labels(
     labelled = []
     for number in np.unique(volume):  # a volume's slices are one run of rows, in ascending order
         rows = np.flatnonzero(volume == number)
-        parts = np.array_split(rows, -(-len(rows) // _BATCH))
+        size = slices_at_once(len(rows))
+        parts = (rows[start : start + size] for start in range(0, len(rows), size))
         images = (slices[part]["image"].to(engine.state.device) for part in parts)
         label = torch.cat([engine.inferer(image, network).argmax(dim=1).to("cpu", torch.uint8) for image in images])
         if keep is not None:

@@ -27,6 +27,22 @@ def test_volumes_go_through_slice_by_slice() -> None:
     torch.testing.assert_close(output, expected)
 
 
+@pytest.mark.parametrize(
+    ("slices", "batches"),
+    [(1, [1]), (32, [32]), (33, [17, 16]), (64, [32, 32]), (65, [22, 22, 21]), (97, [25, 25, 25, 22])],
+)
+def test_a_long_volume_goes_through_in_equal_batches(slices: int, batches: list[int]) -> None:
+    shown = []
+
+    def network(image: torch.Tensor) -> torch.Tensor:
+        shown.append(len(image))
+        return 2 * image
+
+    volume = torch.rand(1, 1, 8, 8, slices)
+    assert torch.equal(volume_inferer([8, 8], slab_depth=None)(volume, network), 2 * volume)
+    assert shown == batches
+
+
 @pytest.mark.parametrize("slices", [2, 5, 6, 11])
 def test_the_slab_window_slides_through_volumes_of_any_depth(slices: int) -> None:
     windows = []
