@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         PrototypeNetwork,
     )
     from fcl.networks.pixels import PixelNetwork
-    from fcl.networks.pretrained import load_pretrained
+    from fcl.networks.pretrained import load_pretrained, parameter_groups
     from fcl.networks.regions import RegionNetwork
     from fcl.networks.restoration import RestorationNetwork
     from fcl.networks.unet import SegmentationUNet, UNetDecoder, UNetEncoder
@@ -48,6 +48,7 @@ __all__ = [
     "UNetEncoder",
     "load_pretrained",
     "load_weights",
+    "parameter_groups",
     "read_card",
     "read_weights",
     "with_card",
@@ -59,7 +60,7 @@ __getattr__ = names_of(
     {
         "heads": ("ContrastiveNetwork", "EncoderNetwork", "PredictiveNetwork", "ProjectionHead", "PrototypeNetwork"),
         "pixels": ("PixelNetwork",),
-        "pretrained": ("load_pretrained",),
+        "pretrained": ("load_pretrained", "parameter_groups"),
         "regions": ("RegionNetwork",),
         "restoration": ("RestorationNetwork",),
         "unet": ("SegmentationUNet", "UNetDecoder", "UNetEncoder"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.networks.nets import BasicUNet
 
 from fcl.networks import (
     CheckpointError,
@@ -15,6 +16,7 @@ from fcl.networks import (
     UNetDecoder,
     UNetEncoder,
     load_pretrained,
+    parameter_groups,
     write_weights,
 )
 
@@ -54,3 +56,17 @@ def test_a_decoder_of_another_architecture_is_refused():
     weights |= {f"decoder.{name}": value for name, value in decoder((8, 8, 16)).state_dict().items()}
     with pytest.raises(CheckpointError, match="another architecture"):
         load_pretrained(SegmentationUNet(2, 1, 4, CHANNELS, "batch"), weights)
+
+
+def test_the_encoder_learns_at_its_own_rate_and_all_else_at_the_optimizers():
+    network = SegmentationUNet(2, 1, 4, CHANNELS, "batch")
+    groups = parameter_groups(network, 0.1)
+    assert [group.get("lr") for group in groups] == [0.1, None]
+    assert [id(p) for group in groups for p in group["params"]] == [id(p) for p in network.parameters()]
+    assert len(groups[0]["params"]) == len(list(network.encoder.parameters()))
+
+
+@pytest.mark.parametrize("use", [lambda network: parameter_groups(network, 0.1), lambda n: load_pretrained(n, {})])
+def test_a_network_without_an_encoder_is_refused_by_name(use):
+    with pytest.raises(ValueError, match=r"BasicUNet has no module named 'encoder'.*FlexibleUNet"):
+        use(BasicUNet(2, 1, 4, (4, 4, 8, 8, 8, 4)))
