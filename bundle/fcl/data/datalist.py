@@ -18,8 +18,8 @@ def read_datalist(
     """Volumes of a datalist, sorted by patient and name.
 
     An entry is ``{"image": file, "label": file}`` with optional ``patient`` (or ``subject_id``), ``phase`` and
-    ``frame`` (0-based, into a 4-D file); a bare file name is an unlabelled volume. An entry without ``patient`` is a
-    patient of its own.
+    ``frame`` (0-based, into a 4-D file); a bare file name is an unlabelled volume. Patients are named by text or a whole
+    number, 0 too; an entry without ``patient``, or with an empty one, is a patient of its own.
 
     Args:
         dataset_dir: folder that relative file names start from.
@@ -48,7 +48,7 @@ def read_datalist(
                     raise ValueError(f"repeats the volume {record.volume!r}")
                 records[record.volume] = record
             except ValueError as error:
-                fix = 'write {"image": file, "label": file}, each file name once'
+                fix = 'write {"image": file, "label": file, "patient": name}, each file name once'
                 problems.append(Problem(str(file), f"{section}[{place}] {error}", fix))
     if problems:
         raise DataProblems(problems)
@@ -78,8 +78,20 @@ def _record(entry: Any, root: Path) -> VolumeRecord:
     return VolumeRecord(
         image=str(root / image),
         label=None if label is None else str(root / label),
-        patient=str(entry.get("patient") or entry.get("subject_id") or stem(image)),
+        patient=_patient(entry) or stem(image),
         volume=stem(image) if frame is None else f"{stem(image)}_t{frame:02d}",
         phase=str(entry.get("phase") or ""),
         frame=frame,
     )
+
+
+def _patient(entry: dict[str, Any]) -> str:
+    for key in ("patient", "subject_id"):
+        value = entry.get(key)
+        if value is None or value == "":
+            continue
+        # Python counts booleans as numbers; 1.0 beside 1 would make one patient two, on both sides of a split.
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ValueError(f"has {key} {value!r}, which is neither text nor a whole number")
+        return str(value)
+    return ""

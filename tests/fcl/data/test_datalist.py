@@ -32,6 +32,21 @@ def test_all_unusable_entries_are_reported(tmp_path):
     assert "no list 'validation'" in found[4]
 
 
+@pytest.mark.parametrize("key", ["patient", "subject_id"])
+def test_patient_zero_is_one_patient(tmp_path, key):
+    entries = [{"image": f"{name}.nii.gz", key: number} for name, number in (("a", 0), ("b", 0), ("c", 1), ("d", ""))]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
+    assert {r.volume: r.patient for r in read_datalist(tmp_path)} == {"a": "0", "b": "0", "c": "1", "d": "d"}
+
+
+@pytest.mark.parametrize("value", [True, False, ["p1"], [], {"id": 1}, 1.0])
+def test_what_names_no_patient_is_refused(tmp_path, value):
+    content = {"training": [{"image": "a.nii.gz", "patient": value}]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataProblems, match=r"training\[0\] has patient .*neither text nor a whole number"):
+        read_datalist(tmp_path)
+
+
 @pytest.mark.parametrize(("text", "expected"), [("[1]", "holds a list"), ("{", "no JSON"), (None, "cannot be read")])
 def test_unusable_file(tmp_path, text, expected):
     (tmp_path / "other").write_text("", encoding="utf-8")
