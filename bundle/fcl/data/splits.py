@@ -15,9 +15,11 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
+
+from fcl.config.options import unless
 
 from .acdc import read_acdc
 from .problems import DataProblems, Problem
@@ -146,29 +148,33 @@ def site_records(
     records: Sequence[VolumeRecord],
     split_file: str | Path | None = None,
     site: str | None = None,
-    fold: int | None = 0,
+    fold: int | str | None = 0,
     folds: int = 4,
     seed: int = 0,
-    annotated: int | None = None,
+    annotated: int | str | None = None,
 ) -> SiteSplit:
     """A site's training and validation volumes.
 
     Args:
         records: all volumes that the reader found.
-        split_file: sites and folds; ``None``: all patients are of this site, ``folds`` folds are drawn by ``seed``.
-        site: site of the split file; ``None``: all of its sites together.
-        fold: held-out fold, 0-based; ``None``: train on everything.
+        split_file: sites and folds; ``None`` or ``"none"``: all patients are of this site, ``folds`` folds are drawn by
+            ``seed``.
+        site: site of the split file; ``None`` or ``"all"``: all of its sites together.
+        fold: held-out fold, 0-based; ``None`` or ``"none"``: train on everything.
         folds: number of folds, where there is no split file.
         seed: of the folds and of the choice of annotated patients.
         annotated: N, keep for training only the labelled volumes of N training patients (of N in each site, where
-            several are taken together). The choice for N is part of that for N + 1.
+            several are taken together); ``None`` or ``"all"``: all volumes. The choice for N is part of that for N + 1.
 
     Raises:
         DataProblems: the split file is wrong or names patients that ``records`` lack.
         ValueError: a site, fold or number of annotated patients that does not exist.
     """
-    if annotated is not None and annotated < 1:
-        raise ValueError(f"annotated must be at least 1, or null for all, got {annotated}")
+    split_file, fold, annotated = unless("none", split_file), unless("none", fold), unless("all", annotated)
+    if not isinstance(split_file, str | Path | None):
+        raise ValueError(f"split_file must be a path, or the word none, got {split_file!r}")
+    if annotated is not None and not (_whole(annotated) and annotated >= 1):
+        raise ValueError(f"annotated must be at least 1, or the word all, got {annotated!r}")
     patients = {record.patient for record in records}
     if split_file is None:
         chosen = make_split(patients, 1, folds if fold is not None else 1, seed)["sites"]
@@ -241,18 +247,23 @@ def _faults(split: Any) -> Iterable[tuple[str, str]]:
 
 
 def _chosen_sites(sites: dict[str, Any], site: str | None, file: str | Path) -> dict[str, Any]:
-    if site is None:
+    # A number on the command line is a text in the file.
+    if site is not None and str(site) in sites:
+        return {str(site): sites[str(site)]}
+    if unless("all", site) is None:
         return sites
-    if site not in sites:
-        raise ValueError(f"{file} has no site {site!r}, only {sorted(sites)}. Set `site` to one of them")
-    return {site: sites[site]}
+    raise ValueError(f"{file} has no site {str(site)!r}, only {sorted(sites)}. Set `site` to one of them, or to all")
 
 
-def _hold_out(folds: Sequence[Collection[str]], fold: int | None) -> tuple[set[str], set[str]]:
-    if fold is not None and not 0 <= fold < len(folds):
-        raise ValueError(f"fold must be 0 to {len(folds) - 1}, or null to hold none out, got {fold}")
+def _hold_out(folds: Sequence[Collection[str]], fold: int | str | None) -> tuple[set[str], set[str]]:
+    if fold is not None and not (_whole(fold) and 0 <= fold < len(folds)):
+        raise ValueError(f"fold must be 0 to {len(folds) - 1}, or the word none to hold none out, got {fold!r}")
     held_out = set(folds[fold]) if fold is not None else set()
     return held_out, {patient for group in folds for patient in group} - held_out
+
+
+def _whole(value: int | str | None) -> TypeGuard[int]:
+    return type(value) is int
 
 
 def _annotated(records: Sequence[VolumeRecord], count: int, seed: int) -> list[VolumeRecord]:

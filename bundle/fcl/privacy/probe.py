@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fcl.commandline import key_value
-from fcl.config import card_settings
+from fcl.config import card_settings, unless
 from fcl.data.splits import read_split
 from fcl.privacy.accounting import epsilon_of
 from fcl.privacy.attacks import (
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         configure = configuration(options.dataset_dir, options.split_file, options.data, dict(options.set), known)
         whole = configure(None)
         check_card(whole)
-        reading, split_file = Reading.of(whole), parsed(whole, "split_file")
+        reading, split_file = Reading.of(whole), unless("none", parsed(whole, "split_file"))
         sites: list[str | None] = list(read_split(split_file)["sites"]) if split_file else [None]
         cohort = collect(configure, sites, options.checkpoint)
     except (ValueError, OSError) as error:

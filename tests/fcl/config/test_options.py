@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcl.config import as_switch
+from fcl.config import as_switch, unless
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,10 @@ def test_words_of_the_command_line_are_understood(value: bool | str, expected: b
 def test_anything_else_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="resume"):
         as_switch(value, "resume")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("none", None), ("None", None), (None, None), (0, 0), ("all", "all"), ("", "")]
+)
+def test_a_word_stands_for_null(value: object, expected: object) -> None:
+    assert unless("none", value) == expected

@@ -183,15 +183,38 @@ def test_annotated_choices_are_nested_labelled_and_per_site(split_file):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"site": "site-3"}, "no site 'site-3', only"),
-        ({"site": "site-1", "fold": 4}, "fold must be 0 to 3, or null to hold none out, got 4"),
+        ({"site": "site-3"}, "no site 'site-3', only .* Set `site` to one of them, or to all"),
+        ({"site": 3}, "no site '3', only"),
+        ({"site": "site-1", "fold": 4}, "fold must be 0 to 3, or the word none to hold none out, got 4"),
+        ({"fold": "null"}, "fold must be 0 to 3, or the word none to hold none out, got 'null'"),
+        ({"fold": True}, "or the word none to hold none out, got True"),
+        ({"fold": 1.0}, "or the word none to hold none out, got 1.0"),
         ({"site": "site-1", "annotated": 99}, "annotated is 99, but only 6"),
-        ({"annotated": 0}, "annotated must be at least 1"),
+        ({"annotated": 0}, "annotated must be at least 1, or the word all, got 0"),
+        ({"annotated": "null"}, "annotated must be at least 1, or the word all, got 'null'"),
+        ({"annotated": 2.5}, "annotated must be at least 1, or the word all, got 2.5"),
+        ({"split_file": 3}, "split_file must be a path, or the word none, got 3"),
     ],
 )
 def test_unusable_arguments(split_file, arguments, expected):
     with pytest.raises(ValueError, match=expected):
-        site_records(records(NAMES[:16]), split_file, **arguments)
+        site_records(records(NAMES[:16]), **{"split_file": split_file, **arguments})
+
+
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_words_of_the_command_line_stand_for_null(split_file, word):
+    data = records(NAMES[:16])
+    assert site_records(data, split_file, "all", word, annotated="all") == site_records(data, split_file, fold=None)
+    assert site_records(data, word) == site_records(data)
+
+
+def test_a_site_that_is_called_all_can_be_chosen(tmp_path):
+    write_split(
+        {"description": "", "seed": 0, "sites": {"ALL": {"folds": [["a"]]}, "b": {"folds": [["b"]]}}}, tmp_path / "s"
+    )
+    data = [VolumeRecord(name, None, name, name) for name in "ab"]
+    assert patients_of(site_records(data, tmp_path / "s", "ALL", fold=None).train) == {"a"}
+    assert patients_of(site_records(data, tmp_path / "s", "all", fold=None).train) == {"a", "b"}
 
 
 def test_patients_that_the_data_lack_are_named(split_file):
