@@ -24,9 +24,9 @@ class PretrainParticipant(HostedTraining[FCL]):
 
     A round is one epoch of the trainer's loader; the learning rate follows the schedule over all rounds.
     At the start of a round the momentum encoder may become a copy of the averaged encoder
-    (``momentum_sync="global"``), and the bank's local rows are made afresh with it in one forward pass, so that the
-    features which the sites exchange share one space; features from each site's own drifted encoder do not. Both are
-    ours, not the paper's.
+    (``momentum_sync="global"``), and before the site publishes or trains the bank's local rows are made afresh with it
+    in one forward pass, so that the features which the sites exchange share one space; features from each site's own
+    drifted encoder do not. Both are ours, not the paper's.
 
     Args:
         trainer: its loader is this site's slices, which its method also refreshes the bank from; ``max_epochs``,
@@ -82,7 +82,8 @@ class PretrainParticipant(HostedTraining[FCL]):
         self.generator = torch.Generator().manual_seed(seed)
         patients = [info.patient for info in self.loader.dataset.volume_infos]
         self.publisher = FeaturePublisher(trainer.method.bank, patients, policy, max_shared_rows, self.generator)
-        self._features_are_fresh = False
+        self._begun = False  # a round, in which this site has not trained yet
+        self._bank_is_stale = False
         self._trained = False
 
     def describe(self) -> dict[str, int | float | str]:
@@ -101,23 +102,24 @@ class PretrainParticipant(HostedTraining[FCL]):
         # Until it has trained, the site has random weights of its own, which tell nothing about the average.
         if self.momentum_sync == "global" or not self._trained:
             trainer.sync_momentum_network()
-        # The guarantee of noise counts a patient's own rows: no other patient's may depend on that patient.
-        trainer.method.refresh_bank(trainer, independent=self.publisher.policy.noise_multiplier is not None)
-        self._features_are_fresh = True
+        # Made anew when first needed: a site that only validates this round needs no bank.
+        self._begun = self._bank_is_stale = True
         trainer.method.bank.expire(round_number)
         self.schedule.begin_round(self.trainer, round_number, total_rounds, len(self.loader))
 
     def publish(self, kind: FeatureKind) -> FeatureSet:
-        if not self._features_are_fresh:
+        if not self._begun:
             # Trained on, rows come from an encoder that this site's other patients have moved.
             raise RuntimeError("features are published between begin_round and train, and this site is not there.")
+        self._refresh_bank()
         return self.publisher.publish(kind)
 
     def receive(self, site: str, features: FeatureSet, round_number: int) -> None:
         self.trainer.method.bank.set_remote(site, features, round_number)
 
     def train(self, should_stop: Callable[[], bool]) -> TrainReport:
-        self._features_are_fresh, self._trained = False, True
+        self._refresh_bank()
+        self._begun, self._trained = False, True
         metrics = self.run(should_stop)
         metrics["bank_remote_rows"] = float(self.trainer.method.bank.remote_rows)
         return TrainReport(self.weights(), len(self.loader.dataset), metrics)
@@ -132,6 +134,15 @@ class PretrainParticipant(HostedTraining[FCL]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.restore(state)
+        self._begun = self._bank_is_stale = False
         self._trained = bool(state["trained"])
         self.generator.set_state(state["snapshot_rng"])
         self.publisher.load_state_dict(state["privacy"])
+
+    def _refresh_bank(self) -> None:
+        if not self._bank_is_stale:
+            return
+        trainer = self.trainer
+        # The guarantee of noise counts a patient's own rows: no other patient's may depend on that patient.
+        trainer.method.refresh_bank(trainer, independent=self.publisher.policy.noise_multiplier is not None)
+        self._bank_is_stale = False

@@ -132,12 +132,49 @@ def test_a_round_starts_from_the_global_weights_and_refreshes_the_bank(cache):
     trainer = participant.trainer
     assert same(given, participant.weights())
     assert same(copies(trainer.network), copies(trainer.momentum_network))
-    assert len(trainer.method.bank) == len(trainer.data_loader.dataset)
     assert trainer.state.iteration == 3 * 4
     published = participant.publish("features")
+    assert len(trainer.method.bank) == len(trainer.data_loader.dataset)
     assert len(published) == 32
     assert torch.allclose(published.features.norm(dim=1), torch.ones(32), atol=1e-5)
     assert len(participant.publish("prototypes")) == 4
+
+
+def test_the_bank_is_made_once_a_round_and_not_by_a_site_that_validates_only(cache):
+    participant = build(cache)
+    made = []
+    refresh = participant.trainer.method.refresh_bank
+    participant.trainer.method.refresh_bank = lambda *given, **more: made.append(1) or refresh(*given, **more)
+    weights = participant.weights()
+    participant.begin_round(0, 3, weights)
+    participant.validate()
+    assert made == []
+    participant.publish("features")
+    participant.train(never)
+    assert made == [1]
+    participant.begin_round(1, 3, weights)
+    participant.train(never)  # nothing shown, as without an exchange
+    assert made == [1, 1]
+
+
+def test_features_of_before_a_restored_state_are_not_shown(cache):
+    participant = build(cache)
+    saved = participant.state_dict()
+    participant.begin_round(0, 3, participant.weights())
+    participant.load_state_dict(saved)
+    with pytest.raises(RuntimeError, match="published between begin_round and train"):
+        participant.publish("features")
+
+
+def test_peers_features_serve_for_max_age_rounds_whoever_trains(cache):
+    participant = build(cache)
+    rows = []
+    for number in range(3):
+        participant.begin_round(number, 3, participant.weights())
+        if number == 0:
+            participant.receive("site-2", FeatureSet(torch.eye(16)[:8], torch.arange(8) % 4), 0)
+        rows.append(participant.train(never).metrics["bank_remote_rows"])
+    assert rows == [8, 8, 0]
 
 
 def test_momentum_network_may_stay_local_once_it_has_been_the_average(cache):
@@ -209,6 +246,31 @@ def test_equal_seeds_give_equal_bits_and_a_restored_site_continues_bit_for_bit(c
     assert same(weights, again)
 
 
+def test_a_restored_site_shows_the_rows_that_it_would_have_shown(cache):
+    straight, restored = (build(cache, steps=1, max_shared_rows=5) for _ in range(2))
+    straight.begin_round(0, 2, straight.weights())
+    straight.publish("features")
+    weights = straight.train(never).weights
+    restored.load_state_dict(straight.state_dict())
+    shown = []
+    for participant in (straight, restored):
+        participant.begin_round(1, 2, weights)
+        shown.append(participant.publish("features"))
+    assert len(shown[0]) == 5
+    assert torch.equal(shown[0].features, shown[1].features)
+
+
+def test_the_draw_does_not_depend_on_who_else_draws_random_numbers(cache):
+    ends = []
+    for seed in (1, 2):
+        trainer = build(cache, steps=3).trainer
+        trainer.method.drawn_features = 8
+        torch.manual_seed(seed)
+        trainer.run()
+        ends.append(copies(trainer.network))
+    assert same(*ends)
+
+
 def test_should_stop_ends_the_round_early(cache):
     participant = build(cache, steps=50)
     participant.begin_round(0, 1, participant.weights())
@@ -263,6 +325,7 @@ def test_a_round_makes_rows_as_steps_do_but_under_noise_each_from_its_slice_alon
         lambda network, given: seen.append((network.training, given[0]))
     )
     participant.begin_round(0, 2, participant.weights())
+    participant.publish("features")
     (training, view), *others = seen
     assert training is (noise is None)
     assert not others

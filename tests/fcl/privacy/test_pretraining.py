@@ -46,7 +46,9 @@ def test_a_patient_replaced_by_one_of_more_slices_moves_its_own_rows_only(
 ) -> None:
     rows_per_patient, shown = 2, []
     for site in (cache, with_another_first_patient(cache, tmp_path / "other", slices)):
-        own = begun(site, noise_multiplier=1.0).trainer.method.bank.local()
+        participant = begun(site, noise_multiplier=1.0)
+        participant.publish("features")  # makes the bank
+        own = participant.trainer.method.bank.local()
         # Each volume is a patient's; places are not those of names, which another patient's name moves.
         rows, _ = patient_rows(
             own.features, own.partition, own.volume, 4, rows_per_patient, 4, torch.Generator().manual_seed(1)
