@@ -58,7 +58,7 @@ class FCLExecutor(Executor):
 
     Args:
         config: the bundle's config files, merged in order, relative to its folder.
-        data: overlay that says how to read the data, where a site's own settings name no other.
+        data: overlay that reads the data of sites that name none; see :func:`flare_app.hosting.data_overlay`.
         overrides: config keys to set at every site, e.g. ``{"trainer::max_epochs": 2}``.
         seed: of the job; each site derives its own from it.
         bundle_root: the bundle's folder; None takes the one that the package ``fcl`` lies in.
@@ -71,7 +71,7 @@ class FCLExecutor(Executor):
     def __init__(
         self,
         config: list[str],
-        data: str | None = "phantom",
+        data: str | None = None,
         overrides: dict[str, Any] | None = None,
         seed: int = 0,
         bundle_root: str | None = None,

@@ -19,7 +19,7 @@ from fcl.federation import DataStatistics, Participant
 from flare_app.overreach import overreach
 from flare_app.precedence import Precedence
 from flare_app.protocol import SiteError, without_paths
-from flare_app.site import HostedJob, SiteSettings, read_settings, site_seed
+from flare_app.site import SETTINGS_FILE, HostedJob, SiteSettings, read_settings, site_seed
 from flare_app.state import SiteStates, seed_everything
 from flare_app.workflow import (
     bundle_folder,
@@ -32,6 +32,9 @@ from flare_app.workflow import (
 )
 
 logger = logging.getLogger(__name__)
+
+# Overlay of made-up data, where nobody names others and nothing is real but the simulator.
+SIMULATED_DATA = "phantom"
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ def _find(job: HostedJob, fl_ctx: FLContext, threads: int | None) -> _Found:
         if beyond:
             raise SiteError(f"a job without the right to bring code must do without {', '.join(beyond)}")
         root = fcl.bundle_root()  # the same folder, by a path that the job did not choose
-    files = config_files(root, job.config, settings.data or job.data)
+    simulated = bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
+    files = config_files(root, job.config, data_overlay(settings, job.data, root, simulated))
     seed = site_seed(job.seed, site)
     seed_everything(seed)
     output = Path(workspace.get_run_dir(job_id)) / "fcl"
@@ -165,6 +169,35 @@ def _find(job: HostedJob, fl_ctx: FLContext, threads: int | None) -> _Found:
     precedence = Precedence.of(settings, None if settings.data is None else files[-1], first)
     logger.info("%s: opening %s with seed %d", site, ", ".join(file.name for file in files), seed)
     return _Found(site, settings, root, files, dict(job.overrides), precedence, output)
+
+
+def data_overlay(settings: SiteSettings, job_data: str | None, root: Path, simulated: bool) -> str:
+    """The overlay that reads a site's data: the site's, else the job's, else the simulator's.
+
+    Args:
+        settings: of the site.
+        job_data: overlay that the job names.
+        root: the bundle's folder.
+        simulated: whether this is FLARE's simulator.
+
+    Raises:
+        SiteError: where nobody has said what the data are: they must not be guessed, let alone made up.
+    """
+    named = settings.data or job_data
+    if named is not None:
+        return named
+    if settings.dataset_dir is not None:
+        known = ", ".join(sorted(file.stem for file in (root / "configs" / "data").glob("*.json")))
+        raise SiteError(
+            'this site sets "dataset_dir" but not how to read it: set "data" beside it, to "datalist" for a folder '
+            f"with dataset.json, else to one of {known}, or the path of a JSON overlay"
+        )
+    if not simulated:
+        raise SiteError(
+            f'this site has not said where its data are: write "data" and "dataset_dir" into local/{SETTINGS_FILE} '
+            f"(local/{SETTINGS_FILE}.sample in its kit shows how)"
+        )
+    return SIMULATED_DATA
 
 
 def _may_bring_code(fl_ctx: FLContext) -> bool:

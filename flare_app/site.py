@@ -44,7 +44,7 @@ class HostedJob:
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """All optional; what is not set follows the job, then the bundle.
+    """What is not set follows the job, then the bundle; ``dataset_dir`` needs ``data``, here or in the job.
 
     Args:
         dataset_dir: folder with this site's data.

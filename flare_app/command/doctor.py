@@ -23,18 +23,22 @@ if TYPE_CHECKING:
     from flare_app.site import SiteSettings
 
 _DISK_GIB = 2.0
+_SOON_DAYS = 30  # signing and handing out anew take a few people and some days
+_SITE_KIT = "fed_client.json"
 # The file in startup/ that says whose kit it is: the names of its key and certificate, and what starts it.
 _KITS = {
-    "fed_client.json": ("client", ("startup/start*.sh", "helm_chart")),
+    _SITE_KIT: ("client", ("startup/start*.sh", "helm_chart")),
     "fed_server.json": ("server", ("startup/start*.sh", "helm_chart")),
     "fed_admin.json": ("client", ("startup/fl_admin.sh",)),
 }
+_RENEWING = "see flare_app/provision/README.md, section 10"
 _HE_KEY = "startup/client_context.tenseal"  # in kits for encrypted weights
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: ``ok`` is ``None`` where nothing was asked for; ``fix`` is the way out where it is false."""
+    """One line: ``ok`` is ``None`` where nothing was asked for, or where ``fix`` says what to do soon; where ``ok`` is
+    false, ``fix`` is the way out."""
 
     what: str
     ok: bool | None
@@ -67,9 +71,14 @@ def _run(arguments: Namespace) -> int:
     if arguments.json:
         print_json([asdict(finding) for finding in findings])
     else:
-        signs = {True: "ok", False: "WRONG", None: "-"}
-        print_table(("", "", "found", "way out"), [(signs[f.ok], f.what, f.found, f.fix) for f in findings])
+        print_table(("", "", "found", "way out"), [(_sign(f), f.what, f.found, f.fix) for f in findings])
     return int(any(finding.ok is False for finding in findings))
+
+
+def _sign(finding: Finding) -> str:
+    if finding.ok is None:
+        return "soon" if finding.fix else "-"
+    return "ok" if finding.ok else "WRONG"
 
 
 def diagnose(dataset_dir: Path | None, cache_dir: Path | None, kit: Path | None, site: str | None) -> list[Finding]:
@@ -186,11 +195,17 @@ def _certificates(kit: Path, names: Iterable[str]) -> list[Finding]:
         except (ImportError, OSError, ValueError) as error:
             findings.append(Finding("certificate", False, f"{file} cannot be read: {error}", "unpack the kit again"))
             continue
-        begin, end = read.not_valid_before_utc, read.not_valid_after_utc
-        valid = begin <= datetime.now(UTC) <= end
+        begin, end, now = read.not_valid_before_utc, read.not_valid_after_utc, datetime.now(UTC)
         found = f"{file} is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
-        fix = "set the clock of this machine right, or have the centre make a new kit"
-        findings.append(Finding("certificate", valid, found, "" if valid else fix))
+        days_left = (end - now).days
+        if not begin <= now <= end:
+            fix = f"set the clock of this machine right, or have the certificate renewed; {_RENEWING}"
+            findings.append(Finding("certificate", False, found, fix))
+        elif days_left < _SOON_DAYS:
+            found, fix = f"{found}, ends in {days_left} days", f"have it renewed before; {_RENEWING}"
+            findings.append(Finding("certificate", None, found, fix))
+        else:
+            findings.append(Finding("certificate", True, found))
     return findings
 
 
@@ -202,19 +217,27 @@ def _site_settings(kit: Path | None, site: str | None) -> tuple[SiteSettings | N
     except ImportError as error:
         return None, [Finding("site settings", False, str(error), "install the pinned requirements again")]
     local = (kit or Path()) / "local"
+    of_site = kit is not None and (kit / "startup" / _SITE_KIT).is_file()
     if SETTINGS_VARIABLE not in os.environ and (kit is None or not (local / SETTINGS_FILE).is_file()):
-        return None, []
+        return None, [_no_data(f"{local / SETTINGS_FILE} does not exist")] if of_site else []
     try:
-        return read_settings(site or _name_in(kit) or "site-1", local), []
+        settings = read_settings(site or _name_in(kit) or "site-1", local)
+        silent = of_site and settings.data is None
+        return settings, [_no_data(f'{local / SETTINGS_FILE} does not name "data"')] if silent else []
     except SiteError as error:
         fix = f"correct {local / SETTINGS_FILE}, or the file that {SETTINGS_VARIABLE} names"
         return None, [Finding("site settings", False, str(error), fix)]
 
 
+def _no_data(found: str) -> Finding:
+    fix = 'copy local/fcl_site.json.sample to local/fcl_site.json and set "data" and "dataset_dir" there'
+    return Finding("site settings", False, found, fix)
+
+
 def _name_in(kit: Path | None) -> str | None:
     """The site's name in the federation, from its kit."""
     try:
-        return json.loads(((kit or Path()) / "startup/fed_client.json").read_text(encoding="utf-8"))["client"]["fqsn"]
+        return json.loads(((kit or Path()) / "startup" / _SITE_KIT).read_text(encoding="utf-8"))["client"]["fqsn"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

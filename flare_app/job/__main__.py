@@ -125,7 +125,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="overlay in configs/methods (finetune: configs/finetuning); several are merged in their order",
     )
-    options.add_argument("--data", metavar="NAME", help="overlay in the bundle's configs/data (phantom)")
+    options.add_argument(
+        "--data",
+        metavar="NAME",
+        help="overlay in configs/data, for sites that name none (each site must; in the simulator: phantom)",
+    )
     options.add_argument(
         "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="config key, set at all sites"
     )

@@ -32,7 +32,8 @@ class JobSettings:
         name: of the job and its folder.
         config: the bundle's config files, in order of merging.
         methods: folder in the bundle's ``configs`` whose overlays fit ``config``.
-        data: overlay in the bundle's ``configs/data`` for sites that name none themselves.
+        data: overlay in the bundle's ``configs/data`` for sites that name none themselves; None has each site say what
+            its data are, and the simulator take a phantom.
         overrides: config keys set at every site.
         seed: of the job.
         bundle_root: see :class:`flare_app.executor.FCLExecutor`.
@@ -46,7 +47,7 @@ class JobSettings:
     name: str
     config: tuple[str, ...]
     methods: str = "methods"
-    data: str | None = "phantom"
+    data: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     rounds: int = 10

@@ -31,7 +31,7 @@ class DataStatisticsExecutor(Executor):
     def __init__(
         self,
         config: list[str],
-        data: str | None = "phantom",
+        data: str | None = None,
         overrides: dict[str, Any] | None = None,
         seed: int = 0,
         bundle_root: str | None = None,

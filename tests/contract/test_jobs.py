@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import fcl
+from flare_app.hosting import SIMULATED_DATA
 from flare_app.job import JOBS, export_job
 
 REPOSITORY = Path(__file__).parents[2]
@@ -61,8 +62,14 @@ def test_all_settings_stand_in_the_open(job: str) -> None:
 def test_bundle_files_of_a_job_exist(job: str) -> None:
     arguments = _config(job, "client")["executors"][0]["executor"]["args"]
     root = fcl.bundle_root()
-    for name in [*arguments["config"], f"configs/data/{arguments['data']}.json"]:
+    for name in [*arguments["config"], f"configs/data/{SIMULATED_DATA}.json"]:
         assert (root / name).is_file(), name
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_no_job_decides_what_a_sites_data_are(job: str) -> None:
+    """Least of all that they be made up."""
+    assert _config(job, "client")["executors"][0]["executor"]["args"]["data"] is None
 
 
 @pytest.mark.parametrize("job", JOBS)

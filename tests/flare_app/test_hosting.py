@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+import fcl
 from flare_app.executor import FCLExecutor
-from flare_app.protocol import TaskName, reason_of
+from flare_app.hosting import SIMULATED_DATA, data_overlay
+from flare_app.protocol import SiteError, TaskName, reason_of
+from flare_app.site import SiteSettings
 from flare_app.statistics.executor import DataStatisticsExecutor
 from tests.flare_app.loopback import FAKE_BUNDLE
 from tests.flare_app.statistics.hospitals import hospital
@@ -109,3 +112,42 @@ def test_config_files_of_a_job_that_may_bring_no_code_are_not_run(tmp_path: Path
         reason, _ = _answer(tmp_path, overrides={name: file.name})
         assert reason.startswith("ValueError in task 'initialize'"), name  # no key of pretrain.json
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "job", "taken"),
+    [
+        ({}, None, SIMULATED_DATA),
+        ({}, "acdc", "acdc"),
+        ({"data": "datalist"}, "acdc", "datalist"),
+        ({"data": "datalist", "dataset_dir": "/d"}, None, "datalist"),
+        ({"dataset_dir": "/d"}, "acdc", "acdc"),
+    ],
+)
+def test_data_are_read_as_the_site_says_else_the_job_else_the_simulator(
+    own: dict[str, str], job: str | None, taken: str
+) -> None:
+    assert data_overlay(SiteSettings(**own), job, fcl.bundle_root(), simulated=True) == taken
+    if own or job:
+        assert data_overlay(SiteSettings(**own), job, fcl.bundle_root(), simulated=False) == taken
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_folder_that_nobody_says_how_to_read_is_not_taken_for_acdc(simulated: bool) -> None:
+    with pytest.raises(SiteError) as error:
+        data_overlay(SiteSettings(dataset_dir="/secret/folder"), None, fcl.bundle_root(), simulated)
+    assert str(error.value) == (
+        'this site sets "dataset_dir" but not how to read it: set "data" beside it, to "datalist" for a folder with '
+        "dataset.json, else to one of acdc, datalist, phantom, sunnybrook, or the path of a JSON overlay"
+    )
+
+
+def test_a_real_site_without_data_takes_no_part(tmp_path: Path) -> None:
+    missing = (
+        'this site has not said where its data are: write "data" and "dataset_dir" into local/fcl_site.json '
+        "(local/fcl_site.json.sample in its kit shows how)"
+    )
+    training = Site(tmp_path, FCLExecutor(["configs/pretrain.json"]), simulated=False)
+    assert reason_of(training.do(TaskName.INITIALIZE, _initialize())) == missing
+    comparing = Site(tmp_path, DataStatisticsExecutor(["configs/pretrain.json"]), simulated=False)  # type: ignore[arg-type]
+    assert reason_of(comparing.do(TaskName.STATISTICS, _initialize())) == missing

@@ -21,6 +21,7 @@ FAKE = JobSettings(
 # The real method, small: momentum encoder, optimizer, feature bank and random augmentations cross the rounds.
 PRETRAIN = replace(
     JOBS["fcl_pretrain"],
+    data="phantom",
     rounds=2,
     overrides={
         "channels": [8, 16, 32],

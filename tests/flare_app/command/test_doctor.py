@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from flare_app.command import doctor
 from flare_app.command.__main__ import main
@@ -54,12 +55,28 @@ def kits(tmp_path_factory):
 
 @pytest.fixture
 def kit(kits, tmp_path):
-    return Path(shutil.copytree(kits["hospital-a"], tmp_path / "kit"))
+    """Of a site that has said what its data are."""
+    folder = Path(shutil.copytree(kits["hospital-a"], tmp_path / "kit"))
+    (folder / "local/fcl_site.json").write_text('{"data": "phantom"}', encoding="utf-8")
+    return folder
 
 
-@pytest.mark.parametrize("name", ["localhost", "hospital-a", "lead@coordinator.example"])
+@pytest.mark.parametrize("name", ["localhost", "lead@coordinator.example"])
 def test_kits_as_they_were_made_are_well(name, kits, tmp_path, capsys):
     assert wrong(tmp_path, capsys, "--kit", str(kits[name])) == []
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"dataset_dir": "{SITE_NAME}"}'])
+def test_a_site_that_has_not_said_what_its_data_are_is_not_ready(content, kit, capsys):
+    file = kit / "local/fcl_site.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    assert main(["doctor", "--kit", str(kit), "--json"]) == 1
+    (found,) = [line for line in json.loads(capsys.readouterr().out) if line["what"] == "site settings"]
+    expected = f'{file} does not name "data"' if content is not None else f"{file} does not exist"
+    assert (found["ok"], found["found"]) == (False, expected)
+    assert 'set "data" and "dataset_dir"' in found["fix"]
 
 
 @pytest.mark.parametrize(
@@ -91,9 +108,23 @@ def test_certificates_out_of_date_are_found(kit, tmp_path, capsys, monkeypatch):
     assert wrong(tmp_path, capsys, "--kit", str(kit)) == ["certificate", "certificate"]
 
 
+@pytest.mark.parametrize(("days_left", "told"), [(40, []), (29, ["ends in 29 days"]), (0, ["ends in 0 days"])])
+def test_a_certificate_that_ends_soon_is_told_and_is_no_failure_yet(days_left, told, kit, capsys, monkeypatch):
+    certificate = x509.load_pem_x509_certificate((kit / "startup/client.crt").read_bytes())
+    moment = certificate.not_valid_after_utc - timedelta(days=days_left, minutes=1)
+    monkeypatch.setattr(doctor, "datetime", type("Then", (), {"now": lambda zone: moment}))
+    monkeypatch.setattr(doctor, "_disk", lambda folder: doctor.Finding("disk", True, ""))
+    assert main(["doctor", "--kit", str(kit), "--json"]) == 0
+    found = [line for line in json.loads(capsys.readouterr().out) if line["what"] == "certificate" and line["fix"]]
+    assert [line["found"].partition(", ")[2] for line in found] == told
+    assert [line["ok"] for line in found] == [None] * len(told)
+    assert main(["doctor", "--kit", str(kit)]) == 0
+    assert ("soon" in capsys.readouterr().out) == bool(told)
+
+
 def test_settings_in_the_kit_name_data_and_cache(kit, tmp_path, capsys):
     settings = kit / "local/fcl_site.json"
-    content = {"dataset_dir": f"{tmp_path}/{{SITE_NAME}}", "cache_dir": str(tmp_path / "kept")}
+    content = {"dataset_dir": f"{tmp_path}/{{SITE_NAME}}", "data": "datalist", "cache_dir": str(tmp_path / "kept")}
     settings.write_text(json.dumps(content), encoding="utf-8")
     assert main(["doctor", "--kit", str(kit), "--json"]) == 1
     found = {line["what"]: line for line in json.loads(capsys.readouterr().out)}
