@@ -45,7 +45,7 @@ def update_problem(
 
     Args:
         update: difference to the global weights, by name.
-        count: slices that the site trained on.
+        count: slices of the site, n_k.
         spec: :func:`tensor_spec` of the global weights.
         max_norm: largest :func:`l2_norm` that is accepted; None accepts any finite one.
     """
@@ -74,16 +74,16 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 def count_problem(count: object, declared: int = _MOST_SLICES) -> str | None:
     """Why ``count`` cannot weigh a site; None when it can.
 
-    It is the number of distinct slices that the site trained on, so no honest one is above what the site has.
+    It is the number of slices that the site has to train on (n_k), so no honest one is above what it declared.
 
     Args:
         count: of slices.
         declared: those that the site said that it has, when it started.
     """
     if not isinstance(count, int) or isinstance(count, bool) or count <= 0:
-        return f"it trained on {count!r} slices"
+        return f"it reports {count!r} slices"
     most = min(declared, _MOST_SLICES)
-    return f"it trained on {count} slices, more than the {most} that it can have" if count > most else None
+    return f"it reports {count} slices, more than the {most} that it can have" if count > most else None
 
 
 def l2_norm(tensors: Mapping[str, Tensor]) -> float:

@@ -52,9 +52,9 @@ class FCLController(AskingController):
       An error at the site or a missing answer is no offence.
     * An update is implausible when its L2 norm is more than ``max_norm_ratio`` times that of the global weights. This
       catches a site that has diverged, not one that means harm.
-    * An update weighs as many slices as the site trained on, its validation as many volumes as it validated on; with
-      more than the site declared when it started it is rejected. One that lies from the start weighs what it says: the
-      log tells what each declares.
+    * An update weighs as many slices as the site has to train on, its validation as many volumes as it validated on;
+      with more than the site declared when it started it is rejected. One that lies from the start weighs what it says:
+      the log tells what each declares.
     * After every round the global weights and all of the above are written to ``checkpoint_dir``; a job submitted
       again with ``resume`` goes on from there.
 

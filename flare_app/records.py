@@ -20,7 +20,7 @@ class SiteRecord:
     """One site in one round.
 
     Args:
-        count: slices trained on.
+        count: slices of the site, its weight in the average.
         seconds: spent in the site's training task.
         metrics: aggregates of local training.
         validation: of the global weights that the round began with.

@@ -73,7 +73,8 @@ class TrainReport:
 
     Args:
         weights: the federated tensors after local training (CPU, contiguous, detached).
-        count: distinct slices trained on; the weight of this site in the average (n_k of FedAvg, McMahan et al. 2017).
+        count: slices of the site that training draws from, however many of them this round's steps saw; the weight of
+            this site in the average (n_k of FedAvg, McMahan et al. 2017).
         metrics: aggregate numbers only, e.g. mean loss.
     """
 

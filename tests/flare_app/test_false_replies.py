@@ -105,7 +105,7 @@ def test_site_that_claims_more_slices_than_it_has_leaves_the_average_of_the_othe
     controller = {"validate_every": 0}
     federation = _lying(three_sites(tmp_path, 1, controller=controller), TaskName.TRAIN, _told(count=25)).run()
     record = read_rounds(federation.results / "rounds.jsonl")[0]
-    assert record["rejected"] == {"site-2": "it trained on 25 slices, more than the 24 that it can have"}
+    assert record["rejected"] == {"site-2": "it reports 25 slices, more than the 24 that it can have"}
     first, third = (federation.executors[site]._participant.weights() for site in ("site-1", "site-3"))  # type: ignore[union-attr]
     for name, tensor in read_weights(federation.results / "last.pt").items():
         torch.testing.assert_close(tensor, (first[name] + third[name]) / 2, rtol=0, atol=1e-6)

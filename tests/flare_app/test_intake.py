@@ -60,10 +60,10 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"count": 0}, "it trained on 0 slices"),
-        ({"count": 6}, "it trained on 6 slices, more than the 5 that it can have"),
+        ({"count": 0}, "it reports 0 slices"),
+        ({"count": 6}, "it reports 6 slices, more than the 5 that it can have"),
         ({"count": 2**63}, "more than the 5 that it can have"),
-        ({"count": "5"}, "it trained on '5' slices"),
+        ({"count": "5"}, "it reports '5' slices"),
         ({"features_received": {"z": 1}}, "it has features of z, which were not asked for any"),
         ({"metrics": {"loss": float("inf"), "x": 1.0}}, "metrics that are no finite numbers: loss"),
         ({"validation": {"dice": float("nan")}}, "metrics that are no finite numbers: dice"),

@@ -132,7 +132,7 @@ def test_ciphertext_that_was_computed_with_is_refused(sites: Sites) -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, None, "many"])
 def test_count_that_weighs_nothing_is_refused(sites: Sites, count: object) -> None:
-    assert sites.average().take("a", sites.encrypt(UPDATES["a"][0]), count) == f"it trained on {count!r} slices"
+    assert sites.average().take("a", sites.encrypt(UPDATES["a"][0]), count) == f"it reports {count!r} slices"
 
 
 def test_unknown_sites_and_second_answers_are_errors(sites: Sites) -> None:
