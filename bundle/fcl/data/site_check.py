@@ -54,7 +54,8 @@ def judge(
         slice_axis: which axis of the files counts slices.
     """
     leaks = [] if split is None else find_leaks(summaries, split.train_volumes, split.validation_volumes)
-    return Findings([*broken, *leaks], find_oddities(summaries, labels, slice_axis))
+    aside = [] if split is None else split.oddities
+    return Findings([*broken, *leaks], [*aside, *find_oddities(summaries, labels, slice_axis)])
 
 
 class SiteCheck:

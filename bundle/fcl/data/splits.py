@@ -4,7 +4,7 @@
 
 File: ``{"description": str, "seed": int, "sites": {"site-1": {"folds": [[patient, ...], ...]}, ...}}``. Sites are
 named as FLARE's simulator names its clients. With ``fold`` set to ``i``, fold ``i`` is for validation, the others for
-training.
+training. The file that a fine-tuning leaves beside its model also says which fold that was: ``"held_out": i``, or null.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from .records import VolumeRecord
 
 logger = logging.getLogger(__name__)
 
+USED_SPLIT = "split_used.json"  # beside a model: the division that it was fine-tuned with
 # Byte-identical images in ACDC: apart, one would be trained on and the other validated on.
 ACDC_TWINS = (("patient074", "patient076"),)
+_TOLD = ("description", "seed", "held_out")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class SiteSplit:
         validation: volumes of the held-out fold.
         records: every volume of the site, whatever fold and ``annotated`` are, so that all of a study's runs share one
             slice cache.
+        division: sites and folds that all of this comes of, in a split file's form, with the fold that was held out.
+        oddities: what in the split file is worth a look.
     """
 
     train: list[VolumeRecord]
     validation: list[VolumeRecord]
     records: list[VolumeRecord]
+    division: dict[str, Any]
+    oddities: list[Problem]
 
     @property
     def train_volumes(self) -> list[str]:
@@ -111,14 +117,14 @@ def make_split(
 
 
 def write_split(split: dict[str, Any], path: str | Path) -> None:
-    """Write ``split`` with one fold per line."""
+    """Write ``split`` with one fold per line; the folder is made."""
     sites = ",\n".join(
         f'    {json.dumps(site)}: {{"folds": [\n'
         + ",\n".join(f"      {json.dumps(fold)}" for fold in content["folds"])
         + "\n    ]}"
         for site, content in split["sites"].items()
     )
-    head = f'  "description": {json.dumps(split["description"])},\n  "seed": {json.dumps(split["seed"])},\n'
+    head = "".join(f"  {json.dumps(key)}: {json.dumps(split[key])},\n" for key in _TOLD if key in split)
     file = Path(path).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f'{{\n{head}  "sites": {{\n{sites}\n  }}\n}}\n', encoding="utf-8")
@@ -176,15 +182,19 @@ def site_records(
     if annotated is not None and not (_whole(annotated) and annotated >= 1):
         raise ValueError(f"annotated must be at least 1, or the word all, got {annotated!r}")
     patients = {record.patient for record in records}
+    oddities: list[Problem] = []
     if split_file is None:
-        chosen = make_split(patients, 1, folds if fold is not None else 1, seed)["sites"]
+        split = make_split(patients, 1, folds if fold is not None else 1, seed)
+        chosen = split["sites"]
     else:
-        chosen = _chosen_sites(read_split(split_file)["sites"], site, split_file)
-        missing = sorted({p for content in chosen.values() for group in content["folds"] for p in group} - patients)
+        split = read_split(split_file)
+        chosen = _chosen_sites(split["sites"], site, split_file)
+        missing = sorted(_members(chosen) - patients)
         if missing:
             fix = "set --dataset_dir to the folder that holds them, set `site`, or edit the file"
             what = f"names patients that the data lack: {missing}"
             raise DataProblems([Problem(str(split_file), what, fix, "split")])
+        oddities += _in_no_fold(patients - _members(split["sites"]), split_file)
     train: list[VolumeRecord] = []
     validation: list[VolumeRecord] = []
     own: set[str] = set()
@@ -196,7 +206,9 @@ def site_records(
         train += ours if annotated is None else _annotated(ours, annotated, seed)
     every = [record for record in records if record.patient in own]
     logger.info("%d volumes to train on, %d to validate on, of %d", len(train), len(validation), len(every))
-    return SiteSplit(train, validation, every)
+    for oddity in oddities:
+        logger.warning("Worth a look: %s", oddity)
+    return SiteSplit(train, validation, every, {**split, "sites": chosen, "held_out": fold}, oddities)
 
 
 def _groups(names: Sequence[str], together: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -225,8 +237,8 @@ def _faults(split: Any) -> Iterable[tuple[str, str]]:
     if not isinstance(split, dict) or not isinstance(split.get("sites"), dict) or not split["sites"]:
         yield 'has no "sites"', 'write {"sites": {"site-1": {"folds": [[patient, ...], ...]}}}'
         return
-    for key in sorted(set(split) - {"description", "seed", "sites"}):
-        yield f"has the unknown key {key!r}", "known are description, seed and sites"
+    for key in sorted(set(split) - {*_TOLD, "sites"}):
+        yield f"has the unknown key {key!r}", f"known are {', '.join(_TOLD)} and sites"
     home: dict[str, str] = {}
     for site, content in split["sites"].items():
         folds = content.get("folds") if isinstance(content, dict) else None
@@ -244,6 +256,27 @@ def _faults(split: Any) -> Iterable[tuple[str, str]]:
                 if patient in home:
                     yield f"{patient} is in {home[patient]} and in {where}", "keep each patient once"
                 home[patient] = where
+    held_out, most = split.get("held_out"), max(_fold_counts(split["sites"]), default=0)
+    if held_out is not None and not (_whole(held_out) and 0 <= held_out < most):
+        yield f"held_out is {held_out!r}", "write the number of a fold, from 0, or null"
+
+
+def _fold_counts(sites: dict[str, Any]) -> Iterable[int]:
+    for content in sites.values():
+        if isinstance(content, dict) and isinstance(content.get("folds"), list):
+            yield len(content["folds"])
+
+
+def _members(sites: dict[str, Any]) -> set[str]:
+    return {patient for content in sites.values() for fold in content["folds"] for patient in fold}
+
+
+def _in_no_fold(patients: Collection[str], file: str | Path) -> Iterable[Problem]:
+    if patients:
+        count, shown = len(patients), sorted(patients)[:3]
+        subject = "1 patient of the data is" if count == 1 else f"{count} patients of the data are"
+        what = f"{subject} in no fold: {', '.join(shown)}{', …' if count > len(shown) else ''}"
+        yield Problem(str(file), what, "add them to the file, unless they are to be left out", "split")
 
 
 def _chosen_sites(sites: dict[str, Any], site: str | None, file: str | Path) -> dict[str, Any]:

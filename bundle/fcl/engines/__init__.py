@@ -21,6 +21,7 @@ from fcl.engines.rounds import Average, AverageKeepingMomentum, DivergenceMixing
 from fcl.engines.schedule import WarmupCosine
 from fcl.engines.segmentation import SegmentationParticipant
 from fcl.engines.self_training import SelfTraining
+from fcl.engines.used_split import UsedSplit
 from fcl.engines.variant import Variant, Variants
 from fcl.engines.volumes import LabelledVolumes, class_names
 
@@ -57,6 +58,7 @@ __all__ = [
     "SwappedAssignment",
     "Swaps",
     "Untrained",
+    "UsedSplit",
     "Variant",
     "Variants",
     "ViewContrast",

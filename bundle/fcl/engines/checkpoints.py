@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from monai.utils import is_scalar
 from torch import Tensor, nn
 
 from fcl.card import card_file, write_card
+from fcl.data.splits import USED_SPLIT
 from fcl.networks.weights import with_card
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ def set_aside(folder: str | Path) -> Path | None:
     target.mkdir()
     for path in found:
         path.rename(target / path.name)
+    if (split := Path(folder, USED_SPLIT)).exists():
+        shutil.copy(split, target)  # the new training may read it, and writes its own
     logger.info("%s held an earlier training: it is now in %s (--resume true would have continued it)", folder, target)
     return target
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from fcl.data import VolumeRecord, check_records
+from fcl.data import VolumeRecord, check_records, read_split
+from fcl.data.splits import USED_SPLIT
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +19,7 @@ def evaluation_cases(
     everything: Sequence[VolumeRecord],
     subset: Literal["validation", "all"],
     labels: Mapping[str, int],
+    weights: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Items for a MONAI dataset: ``image``, ``truth`` (the untouched label file), ``volume``, ``patient``, ``phase``.
 
@@ -24,9 +28,10 @@ def evaluation_cases(
         everything: all volumes of the folder (or site).
         subset: which of the two to evaluate on; volumes without label are left out.
         labels: declared classes, for the check of the files.
+        weights: file of the model, where ``validation`` was drawn anew: what it was fine-tuned on is no validation.
 
     Raises:
-        ValueError: on another subset, or when it has no labelled volume.
+        ValueError: on another subset, or when it has no labelled volume, or ones that the model was fine-tuned on.
         fcl.data.DataProblems: with everything that is wrong with the files.
     """
     if subset not in ("validation", "all"):
@@ -38,11 +43,36 @@ def evaluation_cases(
             f"subset {subset!r} has {len(chosen)} volumes, none with a label: check split_file, site and fold, "
             "or take --subset all."
         )
+    if subset == "validation" and weights is not None:
+        _refuse_seen(labelled, Path(weights))
     if subset == "all":
         logger.info("evaluating on all volumes of the folder: if some trained the model, the scores flatter it")
     check_records(labelled, partitions=1, labels=labels, progress=True)
     items = [record.as_item() for record in labelled]
     return [{**{k: v for k, v in item.items() if k != "label"}, "truth": item["label"]} for item in items]
+
+
+def _refuse_seen(records: Sequence[VolumeRecord], weights: Path) -> None:
+    """Refuse patients that the split beside the weights does not hold out."""
+    file = weights.with_name(USED_SPLIT)
+    if not file.exists():
+        return
+    used = read_split(file)
+    held_out = used.get("held_out")
+    folds = [pair for content in used["sites"].values() for pair in enumerate(content["folds"])]
+    seen = {patient for number, fold in folds if number != held_out for patient in fold}
+    patients = {record.patient for record in records}
+    if count := len(patients & seen):
+        way_out = (
+            "That training held none out: --subset all scores all patients, and flatters the model"
+            if held_out is None
+            else f"Score the patients that were: --split_file {file} --fold {held_out}"
+        )
+        were = "was" if count == 1 else "were"
+        raise ValueError(
+            f"{count} of the {len(patients)} patients to score {were} not held out when {weights} was "
+            f"trained. {way_out}"
+        )
 
 
 def inference_cases(records: Sequence[VolumeRecord]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcl.data import DataProblems, SiteCheck, build_slice_cache, read_acdc, site_records
+from fcl.data import DataProblems, SiteCheck, build_slice_cache, read_acdc, site_records, write_split
 from fcl.data import site_check as module
 
 LABELS = {"rv": 1, "myo": 2, "lv": 3}
@@ -102,6 +102,18 @@ def test_oddities_are_logged_and_end_a_strict_check_alone(made, nifti, caplog):
     with pytest.raises(DataProblems) as error:
         made().verify(strict=True)
     assert error.value.counts == {"labels": 2, "spacing": 1}
+
+
+def test_patients_without_a_fold_are_an_oddity(made, tmp_path, caplog):
+    write_split({"sites": {"a": {"folds": [["patient001"], ["patient002"]]}}}, tmp_path / "split.json")
+    everything = made().split.records
+    check = made(split=site_records(everything, tmp_path / "split.json"))
+    caplog.clear()
+    check.verify()
+    assert "1 patient of the data is in no fold: patient003" in caplog.text
+    with pytest.raises(DataProblems) as error:
+        check.verify(strict=True)
+    assert error.value.counts == {"split": 1}
 
 
 def test_memory_that_cannot_be_written_is_no_failure(made, tmp_path, caplog):

@@ -108,6 +108,8 @@ def test_file_is_restored_and_holds_one_fold_per_line(tmp_path):
         ),
         ({"sites": {"a": {"folds": [["p"]], "fold": 2}}}, ["a has the unknown key 'fold'"]),
         ({"sites": {"a": {"folds": [[7]]}}}, ["a fold 0 is [7]"]),
+        ({"sites": {"a": {"folds": [["p"]]}}, "held_out": 1}, ["held_out is 1"]),
+        ({"sites": {"a": {"folds": [["p"]]}}, "held_out": "0"}, ["held_out is '0'"]),
     ],
 )
 def test_every_fault_of_a_file_is_reported(tmp_path, content, expected):
@@ -220,6 +222,37 @@ def test_a_site_that_is_called_all_can_be_chosen(tmp_path):
 def test_patients_that_the_data_lack_are_named(split_file):
     with pytest.raises(DataProblems, match=r"names patients that the data lack: \['patient015', 'patient016'\]"):
         site_records(records(NAMES[:14]), split_file)
+
+
+def test_patients_in_no_fold_are_told(split_file, caplog):
+    site_records(records(NAMES[:16]), split_file)
+    assert not caplog.records
+    for site in (None, "site-1"):
+        caplog.clear()
+        split = site_records(records(NAMES[:20]), split_file, site)
+        (oddity,) = split.oddities
+        assert oddity.kind == "split"
+        assert (
+            f"{split_file}: 4 patients of the data are in no fold: patient017, patient018, patient019, …."
+            in caplog.text
+        )
+    one = site_records(records(NAMES[:17]), split_file).oddities[0]
+    assert one.what == "1 patient of the data is in no fold: patient017"
+
+
+@pytest.mark.parametrize("fold", [1, None])
+def test_the_division_can_be_written_and_read_as_a_split_file(tmp_path, fold):
+    data = records(NAMES[:20])
+    drawn = site_records(data, fold=fold)
+    write_split(drawn.division, tmp_path / "used.json")
+    assert read_split(tmp_path / "used.json")["held_out"] == fold
+    again = site_records([*data, *records(["patient021"])], tmp_path / "used.json", fold=fold)
+    assert (again.train, again.validation) == (drawn.train, drawn.validation)
+
+
+def test_the_division_is_of_the_chosen_site_alone(split_file):
+    division = site_records(records(NAMES[:16]), split_file, "site-2", fold=3).division
+    assert (list(division["sites"]), division["held_out"]) == (["site-2"], 3)
 
 
 def test_command_writes_a_file(acdc, tmp_path, capsys):

@@ -125,4 +125,11 @@ def test_earlier_runs_are_set_aside_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "earlier_1" / "model.pt").read_text() == "run 1"
     assert (tmp_path / "earlier_2" / "model.pt").read_text() == "run 2"
     assert (tmp_path / "notes.txt").exists()
+    # A copy: the new training may read it, and writes its own.
+    (tmp_path / "model.pt").write_text("run 3")
+    (tmp_path / "split_used.json").write_text("{}")
+    set_aside(tmp_path)
+    assert (tmp_path / "earlier_3" / "split_used.json").exists()
+    assert (tmp_path / "split_used.json").exists()
+    assert set_aside(tmp_path) is None
     assert not (tmp_path / "tensorboard").exists()
