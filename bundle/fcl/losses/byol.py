@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fcl.losses.contrast import cosines, masked_mean
+from fcl.losses.contrast import cosines, masked_mean, mean_of_items
 
 
 class PredictionTerms(NamedTuple):
@@ -58,9 +58,7 @@ class PredictionLoss(nn.Module):
         loss, across = own, own.new_zeros(())
         if self.across_weight:
             across_BB = (partition_B[:, None] == partition_B) & (volume_B[:, None] != volume_B)
-            count_B = across_BB.sum(dim=1)
-            distance_BB = (2.0 - 2.0 * similarity_BB).masked_fill(~across_BB, 0.0)
-            across = (distance_BB.sum(dim=1) / count_B.clamp(min=1)).sum() / (count_B > 0).sum().clamp(min=1)
+            across = mean_of_items(2.0 - 2.0 * similarity_BB, across_BB)
             loss = (1.0 - self.across_weight) * own + self.across_weight * across
         with torch.no_grad():
             positive, negative = masked_mean(similarity_BB, own_BB), masked_mean(similarity_BB, ~own_BB)

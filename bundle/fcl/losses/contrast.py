@@ -43,10 +43,14 @@ def mean_over_positives(logits_BP: Tensor, is_positive_BP: Tensor, negative_lse_
     Returns:
         Scalar; 0 (still attached to the graph) when no item has a positive.
     """
-    per_pair_BP = nn.functional.softplus(negative_lse_B[:, None] - logits_BP)
-    count_B = is_positive_BP.sum(dim=1)
-    per_query_B = per_pair_BP.masked_fill(~is_positive_BP, 0.0).sum(dim=1) / count_B.clamp(min=1)
-    return per_query_B.sum() / (count_B > 0).sum().clamp(min=1)
+    return mean_of_items(nn.functional.softplus(negative_lse_B[:, None] - logits_BP), is_positive_BP)
+
+
+def mean_of_items(values_BP: Tensor, mask_BP: Tensor) -> Tensor:
+    """Mean over the items of each one's mean of what ``mask_BP`` names, items without any left out; 0 without items."""
+    count_B = mask_BP.sum(dim=1)
+    per_item_B = values_BP.masked_fill(~mask_BP, 0.0).sum(dim=1) / count_B.clamp(min=1)
+    return per_item_B.sum() / (count_B > 0).sum().clamp(min=1)
 
 
 def masked_lse(logits: Tensor, mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fcl.config import as_switch
-from fcl.losses.contrast import NEVER, masked_mean, mean_over_positives
+from fcl.losses.contrast import cosines, masked_lse, masked_mean, mean_over_positives
 
 Denominator = Literal["exclude_same_partition", "literal"]
 
@@ -109,11 +109,9 @@ class FCLLoss(nn.Module):
         Raises:
             ValueError: with a ``position_threshold`` and no positions.
         """
-        with torch.autocast(device_type=q_BD.device.type, enabled=False):
-            q_BD = q_BD.float()
-            local_BM = q_BD @ local_MD.detach().float().T
-            drawn_BK = q_BD @ drawn_KD.detach().float().T
-            own_B1 = (q_BD * k_BD.detach().float()).sum(dim=1, keepdim=True)
+        local_BM = cosines(q_BD, local_MD.detach())
+        drawn_BK = cosines(q_BD, drawn_KD.detach())
+        own_B1 = (q_BD.float() * k_BD.detach().float()).sum(dim=1, keepdim=True)
 
         same_partition_BK = partition_B[:, None] == drawn_partition_K[None, :]
         is_local_BM = partition_B[:, None] == local_partition_M[None, :]
@@ -124,10 +122,10 @@ class FCLLoss(nn.Module):
         is_local_BM &= volume_B[:, None] != local_volume_M[None, :]
 
         logits_BK = drawn_BK / self.temperature
-        negatives_BK = logits_BK
         if self.denominator == "exclude_same_partition":
-            negatives_BK = logits_BK.masked_fill(same_partition_BK, NEVER)
-        negative_lse_B = torch.logsumexp(negatives_BK, dim=1)
+            negative_lse_B = masked_lse(logits_BK, ~same_partition_BK)
+        else:
+            negative_lse_B = torch.logsumexp(logits_BK, dim=1)
 
         local = mean_over_positives(local_BM / self.temperature, is_local_BM, negative_lse_B)
         remote = local.new_zeros(())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class AssignmentTerms(NamedTuple):
-    """The loss and its detached monitors: entropy of the mean code (log P at even use, 0 at collapse), in nats."""
+    """The loss and its detached monitor: entropy of the mean prediction (log P at even use, 0 at collapse), in nats."""
 
     loss: Tensor
     prototype_entropy: Tensor

@@ -78,6 +78,19 @@ def test_equals_the_loop_form(denominator, instance_weight, structural_matching,
     assert terms.loss.item() == pytest.approx(total, rel=1e-5, abs=1e-6)
 
 
+def test_monitors_are_the_mean_cosines_with_local_positives_and_with_other_partitions():
+    case = random_case()
+    positive, negative = [], []
+    for q, partition, volume in zip(case["q_BD"], case["partition_B"], case["volume_B"], strict=True):
+        bank = zip(case["local_MD"], case["local_partition_M"], case["local_volume_M"], strict=True)
+        positive += [float(q @ k) for k, s, v in bank if s == partition and v != volume]
+        drawn = zip(case["drawn_KD"], case["drawn_partition_K"], strict=True)
+        negative += [float(q @ n) for n, s in drawn if s != partition]
+    terms = FCLLoss()(**case)
+    assert terms.positive_similarity.item() == pytest.approx(sum(positive) / len(positive), abs=1e-6)
+    assert terms.negative_similarity.item() == pytest.approx(sum(negative) / len(negative), abs=1e-6)
+
+
 def test_identical_features_give_the_closed_form():
     """All cosines 1: every positive term is log(1 + number of negatives)."""
     case = random_case(queries=4, local=8, drawn=12)
