@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fcl.engines.corruptions import Corruption
 from fcl.engines.method import Method, Step, Terms, feature_monitors
+from fcl.losses import RestorationLoss
 
 
 class Rotation(Method):
@@ -48,6 +49,8 @@ class Rotation(Method):
 class Restoration(Method):
     """Restores what a corruption hid or moved, with encoder and decoder.
 
+    Logs ``absolute_error``, the mean over all voxels of the distance from the loss's target.
+
     Args:
         corruption: see :mod:`fcl.engines.corruptions`.
         loss_function: :class:`fcl.losses.RestorationLoss`.
@@ -55,7 +58,7 @@ class Restoration(Method):
 
     network_methods = ("maps", "decoder")
 
-    def __init__(self, corruption: Corruption, loss_function: nn.Module) -> None:
+    def __init__(self, corruption: Corruption, loss_function: RestorationLoss) -> None:
         self.corruption = corruption
         self.loss_function = loss_function
 
@@ -71,7 +74,7 @@ class Restoration(Method):
             return network.decoder(maps)
 
         restored = step.run(restore, corrupted)
-        error = (restored.detach() - image).abs()
+        error = (restored.detach() - self.loss_function.target(image)).abs()
         return {
             "loss": self.loss_function(restored, image, where),
             "corrupted_share": where.float().mean(),

@@ -52,6 +52,10 @@ class RestorationLoss(nn.Module):
         self.where = where
         self.patch_size = patch_size
 
+    def target(self, image: Tensor) -> Tensor:
+        """What a perfect restoration of ``image`` is, as float32: the image, or its standardised patches."""
+        return image.float() if self.patch_size is None else standardised_patches(image, self.patch_size)
+
     def forward(self, restored: Tensor, image: Tensor, corrupted: Tensor) -> Tensor:
         """Scalar; 0 where nothing counts.
 
@@ -60,8 +64,7 @@ class RestorationLoss(nn.Module):
             image: (B, C, H, W) as it was.
             corrupted: (B, 1, H, W) bool, what was hidden or moved.
         """
-        target = image if self.patch_size is None else standardised_patches(image, self.patch_size)
-        difference = (restored.float() - target.float()).square()
+        difference = (restored.float() - self.target(image)).square()
         if self.where == "everywhere":
             return difference.mean()
         counted = corrupted.expand_as(difference)

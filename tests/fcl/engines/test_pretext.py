@@ -96,6 +96,30 @@ def test_restoring_trains_encoder_and_decoder(cache, corruption, loss, masked):
     assert unmoved == []
 
 
+@pytest.mark.parametrize("patch_size", [None, 8])
+def test_a_perfect_restoration_has_neither_loss_nor_error(cache, patch_size):
+    loss = RestorationLoss(patch_size=patch_size)
+
+    class Knowing(nn.Linear):
+        """Turns the negative that the corruption makes of an image into what the loss wants."""
+
+        embed = nn.Identity()
+
+        def maps(self, x, hidden):
+            return [-x]
+
+        def decoder(self, maps):
+            return loss.target(maps[-1])
+
+    def negative(image, generator):
+        return -image, torch.ones_like(image, dtype=torch.bool)
+
+    trainer = trainer_of(cache, Restoration(negative, loss), Knowing(1, 1), steps=1)
+    trainer.run()
+    assert trainer.state.metrics["loss"] == 0.0
+    assert trainer.state.metrics["absolute_error"] == 0.0
+
+
 def test_what_is_hidden_has_no_influence_on_the_masked_maps_but_for_its_margin():
     network = restoring_network(masked=True).eval()
     image = torch.rand(1, 1, 32, 32)
