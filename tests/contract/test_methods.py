@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
     "pixdim": [6.0, 6.0],
     "batch_size": 8,
     "steps_per_epoch": 2,
+    "drawn_features": 8,
     "max_epochs": 1,
     "val_interval": 1,
     "threads": 1,
@@ -60,6 +61,8 @@ def open_overlay(overlay: str, data: Path, encoder: Path | None, out: Path, **va
     extra = {"dataset_dir": str(data), "cache_dir": f"{data}_cache", "output_dir": str(out), **SMALL, **values}
     if overlay in REGIONS:
         extra |= {"network_def::blocks": 2, "network_def::pretrained": str(encoder) if encoder else None}
+    if overlay in SHARES_FEATURES:
+        extra |= {"participant::max_shared_rows": 5}
     if overlay in UNTRAINED:
         del extra["steps_per_epoch"]
     workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **extra)
@@ -111,15 +114,19 @@ def test_overlay_trains_resumes_and_keeps_its_word(overlay: str, data: Path, enc
     # A second round, and the same from the saved state in a new process' objects: bit for bit.
     torch.save(participant.state_dict(), tmp_path / "state.pt")
     after_first = copies(first.weights)
-    restored: Any = open_overlay(overlay, data, encoder, tmp_path).participant
+    restored: Any = open_overlay(overlay, data, None, tmp_path).participant
     restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    results = []
+    results, shown = [], []
     for each in (participant, restored):
         each.begin_round(1, 3, {name: value * 0.999 for name, value in after_first.items()})
+        if each.shares_features:
+            shown.append(each.publish("features").features)
         results.append(each.train(never))
     assert same(results[0].weights, results[1].weights)
     assert same(participant.trainer.network.state_dict(), restored.trainer.network.state_dict())
     assert results[0].metrics == results[1].metrics
+    assert [len(rows) for rows in shown] == ([5, 5] if participant.shares_features else [])
+    assert all(torch.equal(rows, shown[0]) for rows in shown)
 
 
 def test_a_method_without_features_refuses_to_publish(data: Path, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class QueueContrast(_Queued):
         q_BD = step.run(step.network, view1)
         k_BD = step.run_target(view2)
         queue_LD, row_L = self.queue.content(k_BD)
+        self.counts = len(queue_LD) > 0  # without negatives the loss is 0 whatever the features
         terms = self.loss_function(q_BD, k_BD, queue_LD, step.row[:, None] != row_L)
         self.queue.push(k_BD, step.row)
         return {**logged(terms), **feature_monitors(k_BD, q_BD)}
@@ -157,10 +158,12 @@ class RegionContrast(Method):
 
     def __init__(self, loss_function: nn.Module) -> None:
         self.loss_function = loss_function
+        self._has_encoder = False
 
     def __call__(self, step: Step) -> Terms:
         network: Any = step.network
-        if not network.has_encoder:
+        self._has_encoder |= network.has_encoder
+        if not self._has_encoder:
             raise ValueError(
                 "local contrast trains a decoder on top of a pre-trained encoder, and none was given: set "
                 "--network_def::pretrained <encoder.pt>, or in a federation the job's --pretrained."
@@ -170,3 +173,10 @@ class RegionContrast(Method):
         terms = self.loss_function(features_VBRD, step.partition, step.volume)
         first, second = features_VBRD.detach().flatten(1, 2)
         return {**logged(terms), **feature_monitors(first, second)}
+
+    def state_dict(self) -> dict[str, Any]:
+        # A restored network holds the encoder of earlier steps, and cannot tell it from a random one.
+        return {"has_encoder": self._has_encoder}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._has_encoder = bool(state["has_encoder"])

@@ -63,10 +63,12 @@ class Method(ABC):
     Attributes:
         needs_momentum_network: the trainer refuses to start without one.
         network_methods: what the network must offer besides ``embed`` (its pooled encoder features).
+        counts: whether the terms of the last step count in the epoch's means.
     """
 
     needs_momentum_network: ClassVar[bool] = False
     network_methods: ClassVar[tuple[str, ...]] = ()
+    counts: bool = True
 
     @abstractmethod
     def __call__(self, step: Step) -> Terms:

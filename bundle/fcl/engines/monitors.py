@@ -43,7 +43,10 @@ def knn_accuracy(
 
 
 def uniformity(features_MD: Tensor) -> float:
-    """``log mean exp(-2 |x - y|^2)`` over pairs (Wang & Isola 2020): 0 at collapse, about -4 on the uniform sphere."""
+    """``log mean exp(-2 |x - y|^2)`` over pairs (Wang & Isola 2020): 0 at collapse, about -4 on the uniform sphere.
+
+    Two features or more: of one alone it is NaN.
+    """
     return float(torch.pdist(features_MD).square().mul(-2).exp().mean().log())
 
 
@@ -101,7 +104,7 @@ class PartitionKNN:
         engine.state.metrics.update(self.measure())
 
     def measure(self) -> dict[str, float]:
-        """``partition_knn`` (0..1) and ``uniformity``; empty without validation patients."""
+        """``partition_knn`` (0..1) and, of two slices or more, ``uniformity``; empty without validation patients."""
         if self.queries is None:
             return {}
         was_training = self.network.training
@@ -111,7 +114,7 @@ class PartitionKNN:
             query, query_label = embed_slices(self.network.embed, self.queries, self.device)
         finally:
             self.network.train(was_training)
-        return {
-            "partition_knn": knn_accuracy(stored, stored_label, query, query_label, self.neighbours),
-            "uniformity": uniformity(query),
-        }
+        measured = {"partition_knn": knn_accuracy(stored, stored_label, query, query_label, self.neighbours)}
+        if len(query) > 1:
+            measured["uniformity"] = uniformity(query)
+        return measured

@@ -44,7 +44,7 @@ class PretrainTrainer(Trainer, Generic[M]):
         key_train_metric, additional_metrics: as in MONAI's trainers.
 
     Raises:
-        ValueError: on a momentum outside [0, 1], or a method that lacks the network it needs.
+        ValueError: on a momentum outside [0, 1], a method that lacks the network it needs, or batches of one slice.
     """
 
     network: nn.Module
@@ -71,6 +71,7 @@ class PretrainTrainer(Trainer, Generic[M]):
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum!r}.")
         _check(method, network, momentum_network)
+        _check_batches(train_data_loader)
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -166,8 +167,20 @@ def _check(method: Method, network: nn.Module, momentum_network: nn.Module | Non
         raise ValueError(f"the method {name} cannot run: {'; '.join(problems)}. Set network_def as its overlay does.")
 
 
+def _check_batches(loader: Any) -> None:
+    """Refuse a loader of slices whose batches hold one: there is nothing to normalise or to compare it with."""
+    size, dataset = getattr(loader, "batch_size", None), getattr(loader, "dataset", None)
+    if size == 1:
+        raise ValueError("a step needs two slices or more, and batch_size is 1: set batch_size to 2 or more.")
+    if size is not None and dataset is not None and len(dataset) < 2:
+        raise ValueError(
+            "a step needs two slices or more, and the training patients here have one in all: give the site more "
+            "patients (split_file, fold), or leave it out."
+        )
+
+
 class _EpochMeans:
-    """Writes the mean of every scalar of the outputs over the epoch to the metrics; sums stay on the device."""
+    """Writes the mean of every scalar of the outputs over the epoch's steps that count; sums stay on the device."""
 
     def __init__(self) -> None:
         self._sums: Terms = {}
@@ -180,7 +193,9 @@ class _EpochMeans:
     def _begin(self, engine: Engine) -> None:
         self._sums, self._count = {}, 0
 
-    def _add(self, engine: Engine) -> None:
+    def _add(self, engine: PretrainTrainer) -> None:
+        if not engine.method.counts:
+            return
         self._count += 1
         for name, value in engine.state.output.items():
             value = value.double()

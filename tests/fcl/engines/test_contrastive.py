@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,6 +106,27 @@ def test_the_predictor_of_the_target_is_never_used(cache):
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
+def test_a_prediction_from_one_view_meets_the_target_of_the_other(cache):
+    network = predictive()
+    before, target = copy.deepcopy(network), copy.deepcopy(network)
+    method, views, compared = Prediction(PredictionLoss()), [], []
+    method.loss_function.register_forward_pre_hook(lambda loss, given: compared.append(given[:2]))
+    trainer = trainer_of(cache, method, network, momentum_network=target, steps=1, momentum=1.0)
+    augment = trainer.augmentation
+
+    def remembered(image, generator):
+        views.append(augment(image, generator=generator))
+        return views[-1]
+
+    trainer.augmentation = remembered
+    trainer.run()
+    (first, _), (second, _) = views
+    with torch.no_grad():
+        for (prediction, other), (ours, theirs) in zip(compared, ((first, second), (second, first)), strict=True):
+            torch.testing.assert_close(prediction, before.predict(ours))
+            torch.testing.assert_close(other, target(theirs))
+
+
 def test_a_queue_holds_the_latest_keys_and_leaves_out_the_slices_own(cache):
     network = ContrastiveNetwork(encoder(), head())
     method = QueueContrast(QueueContrastLoss(), 24)
@@ -129,6 +151,19 @@ def test_a_queue_holds_the_latest_keys_and_leaves_out_the_slices_own(cache):
     assert torch.equal(method.queue.rows, rows)
 
 
+def test_a_step_without_negatives_is_left_out_of_the_means(cache):
+    network, seen = ContrastiveNetwork(encoder(), head()), []
+    trainer = trainer_of(
+        cache, QueueContrast(QueueContrastLoss(), 24), network, momentum_network=copy.deepcopy(network), steps=3
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(dict(e.state.output)))
+    trainer.run()
+    assert seen[0]["loss"] == 0.0
+    for name in ("loss", "positive_similarity", "negative_similarity"):
+        mean = (float(seen[1][name]) + float(seen[2][name])) / 2
+        assert trainer.state.metrics[name] == pytest.approx(mean, rel=1e-5)
+
+
 def test_prototypes_learn_and_stay_unit_vectors_in_the_scores(cache):
     torch.manual_seed(0)
     network = PrototypeNetwork(encoder(), head(), 16, 6)
@@ -149,6 +184,24 @@ def test_regions_train_the_decoder_and_never_the_encoder(cache):
     after = network.state_dict()
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"decoder", "head", "project"}
+
+
+def test_regions_go_on_from_a_restored_state_without_the_file_of_the_encoder(cache):
+    def make():
+        network = RegionNetwork(UNetEncoder(2, 1, (8, 16, 32), "batch"), UNetDecoder(2, 1, (8, 16, 32), NORM), 2, 8)
+        return trainer_of(cache, RegionContrast(LocalContrastLoss()), network, steps=1)
+
+    trained, restored = make(), make()
+    encoder_weights = {f"encoder.{name}": value for name, value in trained.network.encoder.state_dict().items()}
+    restored.method.load_state_dict(trained.method.state_dict())  # of no step yet: it may be random
+    with pytest.raises(ValueError, match="none was given"):
+        restored.run()
+    trained.network.load_encoder(encoder_weights)
+    trained.run()
+    restored = make()
+    restored.network.load_state_dict(trained.network.state_dict())
+    restored.method.load_state_dict(trained.method.state_dict())
+    restored.run()
 
 
 @pytest.mark.parametrize(
@@ -202,6 +255,24 @@ def test_metrics_are_means_over_the_epoch(cache):
 def test_a_method_that_lacks_its_networks_is_refused(cache, method, make, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(cache, method, make())
+
+
+@pytest.mark.parametrize(
+    ("size", "slices", "way_out"),
+    [(1, 32, "set batch_size to 2 or more"), (16, 1, "give the site more patients")],
+)
+def test_batches_of_one_slice_are_refused_at_the_start(size, slices, way_out):
+    network = ContrastiveNetwork(encoder(), head())
+    with pytest.raises(ValueError, match=f"a step needs two slices or more.*{way_out}"):
+        PretrainTrainer(
+            device="cpu",
+            max_epochs=1,
+            train_data_loader=SimpleNamespace(batch_size=size, dataset=range(slices)),
+            network=network,
+            optimizer=torch.optim.AdamW(network.parameters()),
+            method=Untrained(),
+            augmentation=BatchCompose([]),
+        )
 
 
 @pytest.mark.parametrize(("word", "expected"), [("true", True), ("False", False)])
