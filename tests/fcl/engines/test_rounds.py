@@ -16,19 +16,20 @@ from fcl.engines import (
     PartitionKNN,
     PredictedMomentum,
     Prediction,
+    QueueContrast,
     WarmupCosine,
 )
 from fcl.engines.rounds import momentum_factors
 from fcl.federation import Participant
-from fcl.losses import PredictionLoss
+from fcl.losses import PredictionLoss, QueueContrastLoss
 from tests.fcl.engines.test_contrastive import copies, predictive, trainer_of
 
 
-def site(cache, at_round_start, steps=2, momentum=0.9, **arguments):
+def site(cache, at_round_start, steps=2, momentum=0.9, method=None, **arguments):
     network = predictive()
     trainer = trainer_of(
         cache,
-        Prediction(PredictionLoss()),
+        method or Prediction(PredictionLoss()),
         network,
         momentum_network=copy.deepcopy(network),
         steps=steps,
@@ -94,6 +95,40 @@ def test_mixing_keeps_tau_of_the_own_network_in_the_first_round_that_has_one(cac
         metrics = participant.train(never).metrics
         assert metrics["divergence"] == pytest.approx(distance * factor, rel=1e-3)
         assert metrics["kept_share"] == pytest.approx(mu, rel=1e-3)
+
+
+def test_a_round_begun_twice_mixes_with_what_the_site_trained_last(cache):
+    participant = site(cache, DivergenceMixing(0.7), steps=1)
+    trainer, started = participant.trainer, []
+    trainer.add_event_handler(Events.STARTED, lambda e: started.append(copies(trainer.network)))
+    participant.begin_round(0, 4, participant.weights())
+    own = participant.train(never).weights
+    for shift in (1.0, 0.01):
+        given = shifted(own, shift)
+        participant.begin_round(1, 4, given)
+    participant.train(never)
+    for name, value in own.items():
+        assert torch.allclose(started[1][name], 0.7 * value + 0.3 * given[name], atol=1e-5), name
+
+
+def test_the_divergence_is_that_of_the_encoder(cache):
+    participant = site(cache, DivergenceMixing(0.7), steps=1)
+    participant.begin_round(0, 4, participant.weights())
+    participant.train(never)
+    for part, apart in (("head.", False), ("encoder.", True)):
+        own = participant.weights()
+        participant.begin_round(1, 4, {name: value + 0.1 * name.startswith(part) for name, value in own.items()})
+        assert (participant.train(never).metrics["divergence"] > 0) is apart
+
+
+def test_a_queue_is_empty_when_a_round_begins(cache):
+    method, queued = QueueContrast(QueueContrastLoss(), 100), []
+    method.loss_function.register_forward_pre_hook(lambda loss, given: queued.append(len(given[2])))
+    participant = site(cache, Average(), method=method)
+    for number in range(2):
+        participant.begin_round(number, 2, participant.weights())
+        participant.train(never)
+    assert queued == [0, 16, 0, 16]
 
 
 def test_mixing_with_an_unchanged_average_changes_nothing(cache):

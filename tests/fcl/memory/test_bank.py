@@ -100,6 +100,7 @@ def test_snapshot_is_a_shuffled_copy_without_volume(bank):
     own = bank.local()
     positions = [int((own.features == row).all(dim=1).int().argmax()) for row in snapshot.features]
     assert positions != sorted(positions)
+    assert snapshot.features[:, 0].tolist() == sorted(snapshot.features[:, 0].tolist())
     assert torch.equal(own.partition[positions], snapshot.partition)
     bank.update(torch.arange(6), unit(6, seed=9))
     assert torch.equal(snapshot.features, before)

@@ -33,6 +33,17 @@ def test_a_region_is_its_place():
     assert moved[8].item() == 0.0
 
 
+def test_regions_lie_at_the_shares_of_height_and_width():
+    net = network(blocks=2).eval()
+    image = torch.rand(1, 1, 24, 40)
+    with torch.no_grad():
+        features = net(image)[0]
+        shown = net.head(net.decoder(net.encoder(image)[-3:]))[0]
+        for place, (y, x) in {0: (4, 6), 2: (4, 33), 6: (20, 6), 8: (20, 33), 9: (8, 13)}.items():
+            region = net.project(shown[:, y - 1 : y + 2, x - 1 : x + 2].flatten())
+            torch.testing.assert_close(features[place], region / region.norm())
+
+
 def test_decoder_names_are_those_of_the_segmentation_network():
     theirs = SegmentationUNet(2, 1, 4, CHANNELS, "batch").state_dict()
     ours = {name: value for name, value in network().state_dict().items() if name.startswith(("encoder", "decoder"))}
