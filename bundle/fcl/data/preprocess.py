@@ -15,13 +15,16 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor, NibabelReader
 from monai.transforms import InvertibleTransform, LoadImaged, MapTransform
 from monai.transforms.spatial.functional import orientation
-from monai.utils import TraceKeys
 
 # Short-axis stacks are oblique: which anatomical axis lies nearest to their normal differs between patients, so "RAS"
 # would move the slice axis out of the last place for some and turn the base-to-apex order round for others. The slice
 # axis is therefore one of the file's, and keeps its direction; only the in-plane axes are turned. On ACDC, whose
 # affines are diagonal (LPS), this equals Orientationd("RAS").
 SLICE_AXIS = 2
+
+# Cosines of directions that differ by less are equal: headers round them to about 1e-7 (quaternions in float32), text
+# in DICOM to 1e-6, so that at 45 degrees the last digit would choose the turn.
+_EQUALLY_NEAR = 1e-4
 
 
 class FrameReader(NibabelReader):
@@ -74,7 +77,9 @@ class OrientInPlaned(MapTransform, InvertibleTransform):
     """Put the slice axis of a volume last, and turn the two others to right and anterior (or superior).
 
     The in-plane axes are swapped and flipped, never resampled, so that they follow the order R, A, S of the anatomical
-    axes nearest to them, in their positive direction. The slice axis keeps its direction.
+    axes nearest to them, in their positive direction; of two that are equally near, the first. The slice axis keeps its
+    direction. All keys get the turn of the first one that is there: they lie on one grid, but their headers may be
+    rounded differently, and an image must not be turned apart from its label.
 
     Args:
         keys: items with ``MetaTensor`` of shape (1, X, Y, Z).
@@ -93,17 +98,19 @@ class OrientInPlaned(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        for key in self.key_iterator(d):
-            affine = _affine(d[key])
-            turn = _turn(affine, self.slice_axis)
-            d[key] = orientation(d[key], affine, turn, lazy=False, transform_info=self.get_transform_info())
+        affines = {key: _affine(d[key]) for key in self.key_iterator(d)}
+        turn = _turn(next(iter(affines.values())), self.slice_axis) if affines else None
+        for key, affine in affines.items():
+            # Written down, as the inverse of one key does not know which other key gave the turn.
+            info = {**self.get_transform_info(), "turn": turn}
+            d[key] = orientation(d[key], affine, np.copy(turn), lazy=False, transform_info=info)
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Undo the turn on each key."""
         d = dict(data)
         for key in self.key_iterator(d):
-            turn = _turn(self.pop_transform(d[key])[TraceKeys.EXTRA_INFO]["original_affine"], self.slice_axis)
+            turn = self.pop_transform(d[key])["turn"]
             back = nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), turn)
             with self.trace_transform(False):
                 d[key] = orientation(
@@ -123,9 +130,28 @@ def _affine(volume: MetaTensor) -> np.ndarray:
 
 def _turn(affine: np.ndarray, slice_axis: int) -> np.ndarray:
     """(3, 2) orientation in nibabel's form: for each axis its new place and its sign."""
-    source = nib.io_orientation(affine)
+    source = _nearest_axes(affine)
     turn = source.copy()
     in_plane = [axis for axis in range(3) if axis != slice_axis]
     turn[sorted(in_plane, key=lambda axis: source[axis, 0]), 0] = [0, 1]
     turn[slice_axis] = [2, 1]
     return turn
+
+
+def _nearest_axes(affine: np.ndarray) -> np.ndarray:
+    """(3, 2) anatomical axis nearest to each of the file's, and its sign: ``nibabel.io_orientation`` but for ties."""
+    left, _, right = np.linalg.svd(affine[:3, :3] / nib.affines.voxel_sizes(affine))
+    rotation = left @ right  # the nearest to the affine
+    nearness = np.abs(rotation)
+    strength = nearness.max(axis=0)
+    found = np.empty((3, 2))
+    for _ in range(3):
+        axis = _first_largest(strength)
+        nearest = _first_largest(nearness[:, axis])
+        found[axis] = nearest, np.sign(rotation[nearest, axis])
+        strength[axis] = nearness[nearest] = -1  # taken
+    return found
+
+
+def _first_largest(values: np.ndarray) -> int:
+    return int(np.flatnonzero(values > values.max() - _EQUALLY_NEAR)[0])
