@@ -18,8 +18,8 @@ def read_datalist(
     """Volumes of a datalist, sorted by patient and name.
 
     An entry is ``{"image": file, "label": file}`` with optional ``patient`` (or ``subject_id``), ``phase`` and
-    ``frame`` (0-based, into a 4-D file); a bare file name is an unlabelled volume. Patients are named by text or a whole
-    number, 0 too; an entry without ``patient``, or with an empty one, is a patient of its own.
+    ``frame`` (0-based, into a 4-D file); a bare file name is an unlabelled volume. Patients are named by text or
+    whole numbers, 0 too; an entry without ``patient``, or with an empty one, is a patient of its own.
 
     Args:
         dataset_dir: folder that relative file names start from.
