@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from types import CodeType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import monai
@@ -55,7 +56,8 @@ def _stamp(file: str | None) -> list[Any] | None:
 def describe(thing: Any, above: tuple[int, ...] = ()) -> Any:
     """JSON-able description of a transform: class names and settings, the same in every process.
 
-    Random generators and memory addresses are left out. A function counts by its name and its compiled code.
+    Random generators and memory addresses are left out. A function counts by its name, its compiled code, its defaults
+    and what it has taken from around it; a partial and a bound method by what they hold.
     """
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
@@ -76,9 +78,38 @@ def describe(thing: Any, above: tuple[int, ...] = ()) -> Any:
         return [type(thing).__name__, np.asarray(thing).tolist()]
     if isinstance(thing, (type, torch.dtype, torch.device, np.dtype, Path)):
         return f"{thing.__module__}.{thing.__qualname__}" if isinstance(thing, type) else str(thing)
-    if isinstance(thing, CodeType):
-        return [thing.co_code.hex(), describe(thing.co_consts, inner), list(thing.co_names)]
-    if callable(thing) and hasattr(thing, "__code__"):
-        return [f"{thing.__module__}.{thing.__qualname__}", describe(thing.__code__, inner)]
+    if isinstance(thing, (bytes, complex)):
+        return [type(thing).__name__, str(thing)]
+    if isinstance(thing, (slice, range)):
+        return [type(thing).__name__, *(describe(end, inner) for end in (thing.start, thing.stop, thing.step))]
+    called = _describe_callable(thing, inner)
+    if called is not None:
+        return called
     settings = {key: value for key, value in getattr(thing, "__dict__", {}).items() if key not in _GAINED}
     return {"class": f"{type(thing).__module__}.{type(thing).__qualname__}", **describe(settings, inner)}
+
+
+def _describe_callable(thing: Any, inner: tuple[int, ...]) -> Any:
+    """Of a function and its parts; ``None`` for anything else."""
+    if isinstance(thing, ModuleType):
+        return thing.__name__
+    if isinstance(thing, CodeType):
+        return [thing.co_code.hex(), describe(thing.co_consts, inner), list(thing.co_names)]
+    if isinstance(thing, CellType):
+        try:
+            return [describe(thing.cell_contents, inner)]
+        except ValueError:  # a name that has no value yet
+            return []
+    if isinstance(thing, partial):
+        return {"partial": [describe(part, inner) for part in (thing.func, thing.args, thing.keywords)]}
+    if isinstance(thing, MethodType):
+        return [describe(thing.__func__, inner), describe(thing.__self__, inner)]
+    if isinstance(thing, BuiltinFunctionType):
+        return [thing.__qualname__, describe(thing.__self__, inner)]
+    if isinstance(thing, FunctionType):
+        held = {name: getattr(thing, name) for name in ("__defaults__", "__kwdefaults__", "__closure__")}
+        # What a function does not hold is not mentioned: keys of caches that were built before stay as they are.
+        held = {name: describe(value, inner) for name, value in held.items() if value}
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        return [name, describe(thing.__code__, inner), *([held] if held else [])]
+    return None
