@@ -186,12 +186,20 @@ def _phase_faults(slices: Sequence[Sequence[Instance]]) -> list[tuple[str, str]]
 
 
 def _phase_key(slices: Sequence[Sequence[Instance]]) -> tuple[str, Callable[[Instance], Any]]:
-    """The first tag that every image has and that tells the phases of a slice apart."""
+    """The first tag that every image has and that tells all phases of a slice apart, else the first that tells some.
+
+    InstanceNumber orders images only where no other tag tells any apart: it differs in copies as well.
+    """
+    some: list[tuple[str, Callable[[Instance], Any]]] = []
     for name, key in _PHASE_KEYS:
         values = [[key(image) for image in images] for images in slices]
-        if all(v is not None for row in values for v in row) and all(len(r) == 1 or len(set(r)) > 1 for r in values):
+        if any(v is None for row in values for v in row) or (some and name == "InstanceNumber"):
+            continue
+        if all(len(set(row)) == len(row) for row in values):
             return name, key
-    return "SOPInstanceUID", lambda instance: 0.0
+        if all(len(row) == 1 or len(set(row)) > 1 for row in values):
+            some.append((name, key))
+    return some[0] if some else ("SOPInstanceUID", lambda instance: 0.0)
 
 
 def _phase_step(grid: Sequence[Sequence[Instance]]) -> float | None:

@@ -54,6 +54,21 @@ def test_phases_by_the_next_tag_where_one_is_missing(images):
     assert stack.phase_step_s is None
 
 
+def test_phases_that_share_a_trigger_time_are_told_apart_by_the_next_tag(images):
+    images = [replace(image, temporal=float((image.number - 1) % 3 + 1)) for image in images]
+    twice = [replace(image, trigger=60.0 if image.temporal > 1 else 20.0) for image in images]
+    stack = arrange("s", twice, 0.1)
+    assert stack.phase_key == "TemporalPositionIdentifier"
+    assert numbers(stack) == [[3 * z + t + 1 for t in range(3)] for z in range(5)]
+
+
+def test_second_acquisition_in_a_series_is_no_further_phases(images):
+    """Its InstanceNumbers go on where those of the first end, and must not pass for an order of phases."""
+    again = [replace(image, uid=image.uid + "1", number=image.number + 15) for image in images]
+    with pytest.raises(DataProblems, match="has duplicates at slice 1 of 5: 6 images, TriggerTime"):
+        arrange("s", [*images, *again], 0.1)
+
+
 def test_one_slice_takes_its_thickness(images):
     one = arrange("s", [image for image in images if image.number <= 3], 0.1)
     assert np.allclose(np.linalg.norm(one.affine[:3, 2]), 6.0)
