@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-import pydicom
 from pydicom.uid import generate_uid
 
 from fcl.data import VolumeRecord
@@ -18,7 +17,7 @@ from fcl.data.folder import require_folder
 from fcl.data.problems import DataProblems, Problem
 from fcl.data.progress import track
 from fcl.importing import Choice, scan
-from fcl.importing.instances import lenient
+from fcl.importing.reading import lenient, read_dicom
 from fcl.importing.selection import survey
 from fcl.importing.stacks import Stack
 from fcl.importing.voxels import read_voxels, write_volume
@@ -59,7 +58,7 @@ class DicomRecords(Sequence[VolumeRecord]):
 
     The volumes lie in a temporary folder, which only this user may read and which goes with the process. Names of
     volumes tell the series' numbers, never the patient. A series that cannot be used, or to which no segmentation
-    could refer, is left out with a warning.
+    could refer, is left out with a warning; so is one of which some image was left out, as its volume could be short.
 
     Args:
         dataset_dir: folder of DICOM files, in any order and under any name; only read.
@@ -94,12 +93,15 @@ class DicomRecords(Sequence[VolumeRecord]):
             raise DataProblems(problems)
         for problem in problems:
             logger.warning("left out, everything else is segmented: %s", problem)
+        # Without this, a folder of which half is no image that can be segmented would look like any other.
+        logger.info("%s: %s", folder, found.summary())
 
     def _add(self, stack: Stack, number: int) -> None:
         _require_references(stack)
         first = stack.grid[0][0]
         name = f"{number + 1:03d}_series{first.series_number or 0}"
-        file = Path(self._folder.name) / f"{name}.nii.gz"
+        # Not compressed: frames of a cine are read one by one.
+        file = Path(self._folder.name) / f"{name}.nii"
         write_volume(read_voxels(stack), stack.affine, file, stack.phase_step_s)
         phases, series = stack.shape[3], generate_uid()
         for phase in range(phases):
@@ -131,7 +133,7 @@ def _require_references(stack: Stack) -> None:
     missing = set()
     with lenient():
         for image in itertools.chain.from_iterable(stack.grid):
-            header = pydicom.dcmread(image.file, stop_before_pixels=True, specific_tags=list(_NEEDED))
+            header = read_dicom(image.file, _NEEDED)
             missing |= {tag for tag in _NEEDED if not header.get(tag)}
     if missing:
         what = f"lacks {', '.join(sorted(missing))}, without which nothing can refer to it in DICOM"

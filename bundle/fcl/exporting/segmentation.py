@@ -22,7 +22,7 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 import fcl
-from fcl.importing.instances import lenient
+from fcl.importing.reading import lenient, read_dicom
 
 from .dicom_source import DicomRecords, Source
 from .segments import Codes, Segment, segments_of
@@ -62,7 +62,7 @@ def write_segmentation(
         ValueError: when label map and images differ in shape.
     """
     with lenient():
-        images = [pydicom.dcmread(file, stop_before_pixels=True) for file in source.images]
+        images = [read_dicom(file) for file in source.images]
         _check_shape(images, label_map)
         _complete(images[0])
         _share_frame_of_reference(images, tell=source.phase == 0)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from pydicom.errors import InvalidDicomError
 
 from fcl.data.problems import Problem
 from fcl.data.progress import track
+
+from .reading import lenient, read_dicom
 
 # What an output holds of an image; everything else stays behind. `fcl data import dicom --list-tags` shows this.
 KEPT = {
@@ -88,14 +88,34 @@ class Instance:
     thickness: float | None
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out.
+
+    Args:
+        reason: why, as a plural.
+        series, study, description: of the series it says it is of; empty where it says nothing.
+    """
+
+    reason: str
+    series: str = ""
+    study: str = ""
+    description: str = ""
+
+
 @dataclass
 class Scan:
-    """What a folder holds: usable images, counts of the files left out by reason, files that cannot be read."""
+    """What a folder holds: usable images, files left out with the reason, files that cannot be read."""
 
     files: int = 0
     instances: list[Instance] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
+    left_out: list[Skipped] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Files left out by reason."""
+        return Counter(file.reason for file in self.left_out)
 
 
 def scan(folder: Path, progress: bool = True) -> Scan:
@@ -110,29 +130,21 @@ def scan(folder: Path, progress: bool = True) -> Scan:
         result.files += 1
         try:
             with lenient():
-                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*KEPT, *READ_ONLY])
+                header = read_dicom(file, [*KEPT, *READ_ONLY])
                 reason = _not_wanted(header)
                 if reason is None:
                     result.instances.append(_instance(file, header))
                 else:
-                    result.skipped[reason] += 1
+                    series = (
+                        _text(header, tag) for tag in ("SeriesInstanceUID", "StudyInstanceUID", "SeriesDescription")
+                    )
+                    result.left_out.append(Skipped(reason, *series))
         except InvalidDicomError:
-            result.skipped["no DICOM files"] += 1
+            result.left_out.append(Skipped("no DICOM files"))
         except Exception as error:  # pydicom raises what its parts raise: any of them means a damaged file
             what = f"is DICOM that cannot be read ({type(error).__name__}: {error})"
             result.problems.append(Problem(str(file), what, "export it again, or remove it"))
     return result
-
-
-@contextmanager
-def lenient() -> Iterator[None]:
-    """Take identifiers that break DICOM's spelling, as anonymisers write them, without a warning that shows them."""
-    before = pydicom.config.settings.reading_validation_mode
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    try:
-        yield
-    finally:
-        pydicom.config.settings.reading_validation_mode = before
 
 
 def _not_wanted(header: pydicom.Dataset) -> str | None:
@@ -155,10 +167,11 @@ def _not_wanted(header: pydicom.Dataset) -> str | None:
     return None
 
 
-def _instance(file: Path, header: pydicom.Dataset) -> Instance:
-    def text(tag: str) -> str:
-        return str(header.get(tag) or "").strip()
+def _text(header: pydicom.Dataset, tag: str) -> str:
+    return str(header.get(tag) or "").strip()
 
+
+def _instance(file: Path, header: pydicom.Dataset) -> Instance:
     def number(tag: str) -> Any:
         value = header.get(tag)
         return None if value is None or value == "" else float(value)
@@ -171,12 +184,12 @@ def _instance(file: Path, header: pydicom.Dataset) -> Instance:
 
     return Instance(
         file=file,
-        patient=text("PatientID") or text("StudyInstanceUID") or str(file.parent),
-        study=text("StudyInstanceUID"),
-        series=text("SeriesInstanceUID"),
-        uid=text("SOPInstanceUID"),
+        patient=_text(header, "PatientID") or _text(header, "StudyInstanceUID") or str(file.parent),
+        study=_text(header, "StudyInstanceUID"),
+        series=_text(header, "SeriesInstanceUID"),
+        uid=_text(header, "SOPInstanceUID"),
         series_number=_whole(number("SeriesNumber")),
-        description=text("SeriesDescription"),
+        description=_text(header, "SeriesDescription"),
         number=_whole(number("InstanceNumber")),
         trigger=number("TriggerTime"),
         temporal=number("TemporalPositionIdentifier"),

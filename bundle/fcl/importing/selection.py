@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -76,7 +77,7 @@ class Survey:
 
     def summary(self) -> str:
         """Counts in one line."""
-        left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(self.scan.skipped.items()))
+        left_out = _counted(self.scan.skipped)
         line = (
             f"{self.scan.files} files, {len(self.scan.instances)} images in {len(self.rows)} series, {self.taken} taken"
         )
@@ -91,12 +92,16 @@ def survey(scan: Scan, choice: Choice, root: str) -> Survey:
         result.rows.append(row)
         if row.why:
             continue
+        lost = _lost(row.name, images, scan, choice)
+        result.problems += lost
         try:
-            result.stacks.append(arrange(row.name, images, choice.tolerance_mm, choice.wording))
+            stack = arrange(row.name, images, choice.tolerance_mm, choice.wording)
         except DataProblems as error:
             result.problems += error.problems
+        else:
+            result.stacks += [] if lost else [stack]
     if not scan.instances:
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(scan.skipped.items())) or "it is empty"
+        counts = _counted(scan.skipped) or "it is empty"
         fix = "give the folder of the exported images"
         result.problems.append(Problem(root, f"holds no image that can be used ({counts})", fix))
     elif not result.taken:
@@ -104,6 +109,23 @@ def survey(scan: Scan, choice: Choice, root: str) -> Survey:
         what = f"has {len(result.rows)} series, none of them taken: {'; '.join(reasons)}"
         result.problems.append(Problem(root, what, choice.wording.choose))
     return result
+
+
+def _lost(name: str, images: Sequence[Instance], scan: Scan, choice: Choice) -> list[Problem]:
+    """Files of a series that were left out: a slice at the end of the stack could be lost without a gap."""
+    series = {image.series for image in images} - {""}
+    joined = {(image.study, image.description) for image in images if image.study and choice.join_series}
+    files = [file for file in scan.left_out if file.series in series or (file.study, file.description) in joined]
+    if not files:
+        return []
+    reasons = _counted(Counter(file.reason for file in files))
+    what = f"has {len(files)} files more that cannot be used ({reasons}), without which slices may be missing"
+    fix = "export the series again with images of one kind, or remove those files if they are no slices of it"
+    return [Problem(name, what, f"{fix}{choice.wording.or_leave_out}")]
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
 
 
 def _groups(instances: Sequence[Instance], choice: Choice) -> list[list[Instance]]:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
 from pydicom.pixels import apply_rescale
 
 from fcl.data.problems import DataProblems, Problem
 
-from .instances import lenient
+from .reading import lenient, read_dicom
 from .stacks import Stack
 
 
@@ -45,7 +44,7 @@ def _pixels(file: Path) -> np.ndarray:
     coding = ""
     try:
         with lenient():
-            dataset = pydicom.dcmread(file)
+            dataset = read_dicom(file, pixels=True)
             syntax = dataset.file_meta.TransferSyntaxUID
             coding = f"{syntax.name}, " if syntax.is_compressed else ""
             return apply_rescale(dataset.pixel_array, dataset)

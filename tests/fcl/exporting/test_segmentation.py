@@ -230,6 +230,34 @@ def test_bad_series_is_left_out_and_named_with_the_rest_segmented(
     assert "MRN-77" not in caplog.text
 
 
+def test_series_that_lost_its_last_slice_is_left_out_and_counts_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_stack(tmp_path / "scan" / "a", ORIENTATIONS[0])
+    last = next(f for f in (tmp_path / "scan" / "a").iterdir() if pydicom.dcmread(f).InstanceNumber == DEPTH)
+    image = pydicom.dcmread(last)
+    image.PhotometricInterpretation = "MONOCHROME1"
+    image.save_as(last)
+    write_stack(tmp_path / "scan" / "b", ORIENTATIONS[0], SeriesInstanceUID="1.2.3.5", SeriesNumber=8)
+    with caplog.at_level("INFO"):
+        (record,) = DicomRecords(tmp_path / "scan")
+    assert record.volume.endswith("_series8")
+    assert (
+        "(series 7, 4 images): has 1 files more that cannot be used (1 images that are not MONOCHROME2)" in caplog.text
+    )
+    assert "2 taken; left out: 1 images that are not MONOCHROME2" in caplog.text
+
+
+def test_images_without_preamble_are_segmented(tmp_path: Path) -> None:
+    write_stack(tmp_path / "scan", ORIENTATIONS[0])
+    for file in (tmp_path / "scan").iterdir():
+        file.write_bytes(file.read_bytes()[132:])
+    records = DicomRecords(tmp_path / "scan")
+    label_map = lop_sided((COLUMNS, ROWS, DEPTH))
+    segmentation = write(tmp_path / "out", records, records[0].volume, label_map)
+    assert len(segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == DEPTH
+
+
 def test_folder_without_any_good_series_is_told_with_all_its_problems(tmp_path: Path) -> None:
     mixed_sizes(tmp_path / "scan" / "a")
     write_stack(tmp_path / "scan" / "b", ORIENTATIONS[0], SeriesInstanceUID="1.2.3.5", FrameOfReferenceUID=None)

@@ -147,6 +147,59 @@ def test_slices_that_are_series_of_their_own_are_joined(tmp_path):
     assert nib.load(tmp_path / "out/images/case-0001_s01.nii.gz").shape == (COLUMNS, ROWS, 4, 2)
 
 
+LOST = {
+    "inverted": ({"PhotometricInterpretation": "MONOCHROME1"}, "3 images that are not MONOCHROME2"),
+    "burnt in": ({"BurnedInAnnotation": "YES"}, "3 images with text burnt into the pixels"),
+    "localiser": ({"ImageType": ["DERIVED", "SECONDARY", "LOCALIZER"]}, "3 localisers"),
+    "no image": ({"Rows": None, "PixelData": None}, "3 DICOM files without image"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_series_is_not_taken_without_its_last_slice(tmp_path, series, case):
+    tags, reason = LOST[case]
+    series(tmp_path / "in/a", slices=4)
+    for t in range(3):
+        write_image(tmp_path / f"in/b/{t}", 4, t, number=13 + t, **tags)
+    series(tmp_path / "in/c", SeriesInstanceUID="1.3")
+    with pytest.raises(DataProblems, match=rf"in/a \(series 7, 12 images\): has 3 files more .*\({reason}\)") as caught:
+        import_dicom(tmp_path / "in", tmp_path / "out", PLAIN)
+    assert len(caught.value.problems) == 1
+    report = import_dicom(tmp_path / "in", tmp_path / "out", PLAIN, skip_problems=True)
+    assert dict(report.volumes) == {"unlabelled cine frames": 3}
+
+
+def test_files_of_other_series_are_left_out_as_ever(tmp_path, series):
+    series(tmp_path / "in/a", SeriesInstanceUID="", StudyInstanceUID="")
+    (tmp_path / "in/notes.txt").write_text("no DICOM", encoding="utf-8")
+    write_image(tmp_path / "in/b", ImageType=["ORIGINAL", "LOCALIZER"], SeriesInstanceUID="1.9")
+    told = []
+    import_dicom(tmp_path / "in", tmp_path / "out", PLAIN, tell=told.append)
+    assert told[0].summary() == "14 files, 12 images in 1 series, 1 taken; left out: 1 localisers, 1 no DICOM files"
+
+
+def test_joined_series_are_not_taken_without_one_that_was_left_out(tmp_path):
+    for z in range(5):
+        tags = {"PhotometricInterpretation": "MONOCHROME1"} if z == 4 else {}
+        for t in range(2):
+            write_image(tmp_path / f"in/{z}{t}", z, t, SeriesInstanceUID=f"1.{z}", SeriesNumber=z, **tags)
+    with pytest.raises(DataProblems, match="has 2 files more that cannot be used"):
+        import_dicom(tmp_path / "in", tmp_path / "out", Choice(join_series=True))
+
+
+@pytest.mark.parametrize("begin", ["file meta", "image"])
+def test_slices_without_preamble_are_slices(tmp_path, series, begin):
+    files = series(tmp_path / "in", slices=4, phases=2)
+    for file in files[-2:]:
+        content = file.read_bytes()[132:]  # the preamble and DICM
+        length = int.from_bytes(content[8:12], "little")  # of the file meta, after its first element
+        file.write_bytes(content if begin == "file meta" else content[12 + length :])
+    import_dicom(tmp_path / "in", tmp_path / "out", PLAIN)
+    image = nib.load(tmp_path / "out/images/case-0001_s01.nii.gz")
+    assert image.shape == (COLUMNS, ROWS, 4, 2)
+    assert np.array_equal(image.dataobj[..., 3, 1], pixels(3, 1).T)
+
+
 def spoil_pixels(file):
     dataset = pydicom.dcmread(file)
     dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless

@@ -38,6 +38,18 @@ def test_any_name_and_any_depth(tmp_path):
     assert [(image.number, image.patient, image.spacing) for image in found.instances] == [(3, "MRN-77", (1.5, 1.25))]
 
 
+@pytest.mark.parametrize("content", [b"", b"\x02", b"\x02\x00 text", b"\x08\x00\xff\xff" * 9, b"n+1\0" * 99])
+def test_what_only_begins_like_dicom_is_none(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    found = scan(tmp_path)
+    assert (dict(found.skipped), found.problems) == ({"no DICOM files": 1}, [])
+
+
+def test_series_of_what_is_left_out_is_kept(tmp_path):
+    write_image(tmp_path / "a", BurnedInAnnotation="YES")
+    assert [(f.series, f.study, f.description) for f in scan(tmp_path).left_out] == [("1.2.3.4", "1.2.3", "cine SAX")]
+
+
 def test_without_patient_id_the_study_is_the_case(tmp_path):
     write_image(tmp_path / "a", PatientID="")
     assert scan(tmp_path).instances[0].patient == "1.2.3"
