@@ -42,9 +42,13 @@ def read_folder(dataset_dir: str | Path | None) -> list[VolumeRecord]:
         DataProblems: when the folder is missing, holds no such file, or two files share a name.
     """
     folder = require_folder(dataset_dir)
-    files = sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
+    files = sorted(filter(_is_volume, folder.iterdir()))
     if not files:
-        problem = Problem(str(folder), "holds no .nii or .nii.gz file", "convert the volumes to NIfTI, one file each")
+        inner = [
+            path.name for path in sorted(folder.iterdir()) if path.is_dir() and any(map(_is_volume, path.iterdir()))
+        ]
+        way_out = f"give its folder {inner[0]!r}" if inner else "convert the volumes to NIfTI, one file each"
+        problem = Problem(str(folder), "holds no .nii or .nii.gz file", way_out)
         raise DataProblems([problem])
     problems = [
         Problem(str(b), f"has the same volume name {stem(b)!r} as {a.name}", "rename or remove one of the two")
@@ -54,3 +58,7 @@ def read_folder(dataset_dir: str | Path | None) -> list[VolumeRecord]:
     if problems:
         raise DataProblems(problems)
     return [VolumeRecord(str(file), None, patient=stem(file), volume=stem(file)) for file in files]
+
+
+def _is_volume(file: Path) -> bool:
+    return file.name.endswith(SUFFIXES) and not file.name.startswith(".")

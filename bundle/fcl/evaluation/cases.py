@@ -28,7 +28,8 @@ def evaluation_cases(
         everything: all volumes of the folder (or site).
         subset: which of the two to evaluate on; volumes without label are left out.
         labels: declared classes, for the check of the files.
-        weights: file of the model, where ``validation`` was drawn anew: what it was fine-tuned on is no validation.
+        weights: file of the model, where folds were drawn anew: what it was fine-tuned on is no validation, and of
+            ``"all"`` a warning says how much of it that is.
 
     Raises:
         ValueError: on another subset, or when it has no labelled volume, or ones that the model was fine-tuned on.
@@ -43,36 +44,40 @@ def evaluation_cases(
             f"subset {subset!r} has {len(chosen)} volumes, none with a label: check split_file, site and fold, "
             "or take --subset all."
         )
-    if subset == "validation" and weights is not None:
-        _refuse_seen(labelled, Path(weights))
-    if subset == "all":
+    used = Path(weights).with_name(USED_SPLIT) if weights is not None else None
+    if used is not None and used.exists():
+        _tell_seen(labelled, used, subset)
+    elif subset == "all":
         logger.info("evaluating on all volumes of the folder: if some trained the model, the scores flatter it")
     check_records(labelled, partitions=1, labels=labels, progress=True)
     items = [record.as_item() for record in labelled]
     return [{**{k: v for k, v in item.items() if k != "label"}, "truth": item["label"]} for item in items]
 
 
-def _refuse_seen(records: Sequence[VolumeRecord], weights: Path) -> None:
-    """Refuse patients that the split beside the weights does not hold out."""
-    file = weights.with_name(USED_SPLIT)
-    if not file.exists():
-        return
+def _tell_seen(records: Sequence[VolumeRecord], file: Path, subset: str) -> None:
+    """Refuse to call validation, or warn of, patients that the split beside the weights does not hold out."""
     used = read_split(file)
     held_out = used.get("held_out")
     folds = [pair for content in used["sites"].values() for pair in enumerate(content["folds"])]
     seen = {patient for number, fold in folds if number != held_out for patient in fold}
     patients = {record.patient for record in records}
-    if count := len(patients & seen):
-        way_out = (
-            "That training held none out: --subset all scores all patients, and flatters the model"
-            if held_out is None
-            else f"Score the patients that were: --split_file {file} --fold {held_out}"
-        )
-        were = "was" if count == 1 else "were"
-        raise ValueError(
-            f"{count} of the {len(patients)} patients to score {were} not held out when {weights} was "
-            f"trained. {way_out}"
-        )
+    count = len(patients & seen)
+    if not count:
+        return
+    were = "was" if count == 1 else "were"
+    found = (
+        f"{count} of the {len(patients)} patients to score {were} not held out when the model beside {file} was trained"
+    )
+    rest = "" if held_out is None else f"--split_file {file} --fold {held_out}"
+    if subset == "all":
+        logger.warning("%s: the scores flatter it. %s", found, f"Those that were: {rest}" if rest else "None were")
+        return
+    way_out = (
+        f"Score the patients that were: {rest}"
+        if rest
+        else "That training held none out: --subset all scores all patients, and flatters the model"
+    )
+    raise ValueError(f"{found}. {way_out}")
 
 
 def inference_cases(records: Sequence[VolumeRecord]) -> list[dict[str, Any]]:

@@ -226,6 +226,13 @@ def _poor_match(
     if not offered:
         heads = sorted({key.split(".", 1)[0] + "." for key in weights})
         return f"{source} has no tensor that begins with {prefix!r}, they begin with {_some(heads)}: give that prefix"
+    decoder = {key for key in (*own, *offered) if key.startswith("decoder.")}
+    odd = {*report.missing, *report.mismatched, *(key for key in report.unexpected if key.startswith("encoder."))}
+    if odd and odd <= decoder and decoder.isdisjoint(offered):
+        return (
+            f"{source} has no decoder, as pre-training leaves it: fine-tune from it (finetune.json, "
+            "--pretrained <this file>), and give that run's model.pt"
+        )
     lines = [f"{source} is of another architecture: {report}."]
     if report.mismatched:
         shapes = [f"{key} {tuple(offered[key].shape)} for {tuple(own[key].shape)}" for key in report.mismatched]

@@ -23,6 +23,14 @@ def test_folder_without_volumes(tmp_path):
         read_folder(tmp_path)
 
 
+def test_volumes_one_folder_down_are_found_for_the_user(tmp_path, nifti):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "checks").mkdir()
+    nifti(tmp_path / "images/a.nii.gz", np.ones((2, 2, 2), np.int16))
+    with pytest.raises(DataProblems, match="give its folder 'images'"):
+        read_folder(tmp_path)
+
+
 def test_two_files_of_one_name(tmp_path, nifti):
     for name in ("a.nii", "a.nii.gz"):
         nifti(tmp_path / name, np.ones((2, 2, 2), np.int16))

@@ -40,17 +40,23 @@ def test_subset_all_takes_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("held_out", "expected"),
     [
-        (0, r"1 of the 2 patients to score was not held out when .*model\.pt was trained.*split_used\.json --fold 0"),
+        (
+            0,
+            r"1 of the 2 patients to score was not held out when the model beside .* was trained.*split_used\.json --fold 0",
+        ),
         (None, r"2 of the 2 patients to score were not held out.*held none out.*--subset all"),
     ],
 )
-def test_what_a_model_was_trained_on_is_no_validation(held_out: int | None, expected: str, tmp_path: Path) -> None:
+def test_what_a_model_was_trained_on_is_no_validation(
+    held_out: int | None, expected: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     records = [record(tmp_path, name) for name in ("p1_a", "p1_b", "p2_a")]
     folds = [["p1"], ["p2"]] if held_out is not None else [["p1", "p2"]]
     write_split({"held_out": held_out, "sites": {"site-1": {"folds": folds}}}, tmp_path / USED_SPLIT)
     with pytest.raises(ValueError, match=expected):
         evaluation_cases(records, [], "validation", LABELS, tmp_path / "model.pt")
     assert len(evaluation_cases(records, records, "all", LABELS, tmp_path / "model.pt")) == 3
+    assert "the scores flatter it. " + ("None were" if held_out is None else "Those that were: --split") in caplog.text
     if held_out == 0:
         assert len(evaluation_cases(records[:2], [], "validation", LABELS, tmp_path / "model.pt")) == 2
     assert len(evaluation_cases(records, [], "validation", LABELS, tmp_path / "elsewhere" / "model.pt")) == 3

@@ -187,6 +187,13 @@ def test_a_wrong_prefix_is_told_the_right_one(checkpoint):
         load_weights(UNetEncoder(channels=CHANNELS), checkpoint, prefix="model.")
 
 
+def test_a_pretrained_encoder_is_no_segmentation(checkpoint):
+    with pytest.raises(CheckpointError, match=r"encoder\.pt has no decoder, .* fine-tune from it"):
+        load_weights(SegmentationUNet(channels=CHANNELS, norm="batch"), checkpoint)
+    with pytest.raises(CheckpointError, match="is of another architecture"):
+        load_weights(SegmentationUNet(channels=(8, 16), norm="batch"), checkpoint)
+
+
 def test_a_deeper_checkpoint_is_refused_too():
     deeper = UNetEncoder(channels=(4, 8, 16)).state_dict()
     with pytest.raises(CheckpointError, match=r"0 missing.*Not used: downs\.1\."):
