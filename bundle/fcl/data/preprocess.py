@@ -16,6 +16,8 @@ from monai.data import MetaTensor, NibabelReader
 from monai.transforms import InvertibleTransform, LoadImaged, MapTransform
 from monai.transforms.spatial.functional import orientation
 
+from .unpacked import unpacked
+
 # Short-axis stacks are oblique: which anatomical axis lies nearest to their normal differs between patients, so "RAS"
 # would move the slice axis out of the last place for some and turn the base-to-apex order round for others. The slice
 # axis is therefore one of the file's, and keeps its direction; only the in-plane axes are turned. On ACDC, whose
@@ -37,7 +39,7 @@ class FrameReader(NibabelReader):
     def read(self, data: Any, **kwargs: Any) -> Any:
         """The frame of file ``data`` as a 3-D nibabel image."""
         image = super().read(data, **kwargs)
-        return image.slicer[..., self.frame] if len(image.shape) == 4 else image
+        return unpacked(image).slicer[..., self.frame] if len(image.shape) == 4 else image
 
 
 @contextmanager
