@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .check import check_records
     from .datalist import read_datalist
     from .folder import read_folder
+    from .identity import data_identity
     from .measures import DataStatistics
     from .phantom import ensure_phantom, generate
     from .preprocess import FrameReader, LoadFramed, OrientInPlaned
@@ -43,6 +44,7 @@ __all__ = [
     "as_items",
     "build_slice_cache",
     "check_records",
+    "data_identity",
     "ensure_phantom",
     "generate",
     "make_split",
@@ -62,6 +64,7 @@ __getattr__ = names_of(
         "check": ("check_records",),
         "datalist": ("read_datalist",),
         "folder": ("read_folder",),
+        "identity": ("data_identity",),
         "measures": ("DataStatistics",),
         "phantom": ("ensure_phantom", "generate"),
         "preprocess": ("FrameReader", "LoadFramed", "OrientInPlaned"),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .cache import SliceCache, VolumeInfo
+from .identity import volumes_digest
 
 
 class SliceDataset:
@@ -32,6 +33,7 @@ class SliceDataset:
 
     Attributes:
         volume_infos: the V volumes of this dataset, in the cache's order.
+        volumes_digest: tells them from others without their names.
         volume, partition, position: the same three for all N rows at once, as tensors.
 
     Args:
@@ -69,6 +71,7 @@ class SliceDataset:
             kind = "labelled volume" if labelled_only else "volume"
             raise ValueError(f"no {kind} among the {len(wanted)} asked for: check split_file, site, fold and annotated")
         self.volume_infos: list[VolumeInfo] = [cache.volumes[i] for i in taken]
+        self.volumes_digest = volumes_digest(info.volume for info in self.volume_infos)
         self._cache_rows = np.flatnonzero(np.isin(cache.volume, taken))
         self._labelled = any(info.labelled for info in self.volume_infos)
         self.volume = torch.from_numpy(np.searchsorted(taken, cache.volume[self._cache_rows]).astype(np.int64))
@@ -166,7 +169,7 @@ class SliceLoader:
         """Continue after the batches that ``state`` counts, bit for bit.
 
         Raises:
-            ValueError: when ``state`` belongs to another dataset size, batch size, seed or order.
+            ValueError: when ``state`` belongs to other volumes, or to another batch size, seed or order.
         """
         identity = self._identity()
         other = {key: state.get(key) for key in identity if state.get(key) != identity[key]}
@@ -178,6 +181,7 @@ class SliceLoader:
 
     def _identity(self) -> dict[str, Any]:
         return {
+            "volumes": self.dataset.volumes_digest,
             "slices": len(self.dataset),
             "batch_size": self.batch_size,
             "seed": self.seed,

@@ -99,6 +99,8 @@ class Checkpoints:
         evaluator: the validating engine; its key metric tells the best.
         resume: continue from ``resume.pt`` where there is one.
         card: of this run (:func:`fcl.config.describe_run`); epochs and the last metrics are added. None writes none.
+        data: digests of what is trained and validated on (:func:`fcl.data.data_identity`), by their names for a
+            message; with others, the best score and the order of batches would not be this run's.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Checkpoints:
         evaluator: Engine | None = None,
         resume: bool = False,
         card: Mapping[str, Any] | None = None,
+        data: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.network = network
@@ -116,6 +119,7 @@ class Checkpoints:
         self.evaluator = evaluator
         self.resume = resume
         self.card = card
+        self.data = dict(data or {})
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer."""
@@ -136,6 +140,13 @@ class Checkpoints:
             raise ValueError(
                 f"{self._resume_path} has the state of {sorted(saved['state'])}, this run needs {sorted(self.state)}: "
                 "it was written by another version or configuration. Choose another --output_dir."
+            )
+        if other := [what for what in self.data if saved.get("data", {}).get(what) != self.data[what]]:
+            raise ValueError(
+                f"{self._resume_path} was written with other {' and '.join(other)}: its best score and its batches are "
+                "not this run's. Set site, split_file, split_seed, fold, folds, annotated and preprocessing as they "
+                f"were (if patients joined the folder: --split_file {self.folder / USED_SPLIT}, where there is one); "
+                "or take another --output_dir."
             )
         if saved["epoch_length"] != engine.state.epoch_length:
             raise ValueError(
@@ -164,6 +175,7 @@ class Checkpoints:
                 "epoch": engine.state.epoch,
                 "iteration": engine.state.iteration,
                 "epoch_length": engine.state.epoch_length,
+                "data": self.data,
                 "best_metric": -math.inf if self.evaluator is None else float(self.evaluator.state.best_metric),
                 "best_metric_epoch": best_epoch,
             },

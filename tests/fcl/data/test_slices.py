@@ -17,8 +17,9 @@ def cache(acdc, preprocessing, tmp_path) -> SliceCache:
 class Rows:
     """Stands for a dataset of ``count`` slices, to test orders alone."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, volumes: str = "v") -> None:
         self.count = count
+        self.volumes_digest = volumes
 
     def __len__(self) -> int:
         return self.count
@@ -181,6 +182,14 @@ def test_state_of_another_loader_is_refused():
     state = SliceLoader(Rows(10), 3, steps=4, seed=1).state_dict()
     with pytest.raises(ValueError, match=r"'seed': 1.*'seed': 2"):
         SliceLoader(Rows(10), 3, steps=4, seed=2).load_state_dict(state)
+
+
+def test_state_of_other_volumes_of_as_many_slices_is_refused(cache):
+    loaders = [SliceLoader(SliceDataset(cache, [f"patient00{n}_frame01"]), 2) for n in (1, 2)]
+    state = loaders[0].state_dict()
+    assert "patient" not in str(state)
+    with pytest.raises(ValueError, match="'volumes'"):
+        loaders[1].load_state_dict(state)
 
 
 def test_in_order_with_a_short_last_batch_from_the_first_row_each_time():

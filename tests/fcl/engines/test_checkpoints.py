@@ -107,6 +107,25 @@ def test_state_of_another_configuration_is_refused(cache: SliceCache, tmp_path: 
         engine.run([0], max_epochs=2)
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"training data": "x"}, "other training data:"),
+        ({"validation data": "x", "preprocessing": "y"}, "other validation data and preprocessing:"),
+    ],
+)
+def test_other_data_are_refused(cache: SliceCache, tmp_path: Path, changed: dict[str, str], named: str) -> None:
+    data = {"training data": "a", "validation data": "b", "preprocessing": "c"}
+    make_trainer(cache, tmp_path, 1, resume=False, data=data).run()
+    before = weights(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=f"{named}.*--output_dir"):
+        make_trainer(cache, tmp_path, 2, resume=True, data={**data, **changed}).run()
+    assert all(torch.equal(before[key], kept) for key, kept in weights(tmp_path / "model.pt").items())
+    resumed = make_trainer(cache, tmp_path, 2, resume=True, data=data)
+    resumed.run()
+    assert resumed.state.epoch == 2
+
+
 def test_another_epoch_length_is_refused(cache: SliceCache, tmp_path: Path) -> None:
     make_trainer(cache, tmp_path, 1, resume=False).run()
     trainer = make_trainer(cache, tmp_path, 2, resume=True)
