@@ -9,10 +9,12 @@
   fcl data split                  patients over sites and folds
   fcl data stats                  counts, spacings, intensities, label volumes
   fcl data compare WORKSPACE      sites beside each other, and what stands out
-  fcl job assemble NAME           write a job folder      (python -m flare_app.job export)
+  fcl job export NAME             write a job folder      (python -m flare_app.job export)
   fcl job run NAME                run it in the simulator (python -m flare_app.job run)
   fcl job submit FOLDER           submit it               (python -m flare_app.provision submit)
   fcl job resume FOLDER           go on from checkpoints  (python -m flare_app.provision resume)
+  fcl job follow JOB_ID           watch it to its end     (python -m flare_app.provision follow)
+  fcl job abort JOB_ID            end it                  (python -m flare_app.provision abort)
   fcl watch WORKSPACE             rounds and sites of a running job, live
   fcl report WORKSPACE            a page about one federated run
   fcl bundle zip|export|weights   the bundle as a zip, its network as TorchScript or ONNX, the weights it ships
@@ -36,10 +38,12 @@ from flare_app.command.show import report_problems
 
 # What is passed on as it stands: words, module with a `main`, words that it gets first.
 _PASSED_ON: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
-    ("job", "assemble"): ("flare_app.job.__main__", ("export",)),
+    ("job", "export"): ("flare_app.job.__main__", ("export",)),
     ("job", "run"): ("flare_app.job.__main__", ("run",)),
     ("job", "submit"): ("flare_app.provision.__main__", ("submit",)),
     ("job", "resume"): ("flare_app.provision.__main__", ("resume",)),
+    ("job", "follow"): ("flare_app.provision.__main__", ("follow",)),
+    ("job", "abort"): ("flare_app.provision.__main__", ("abort",)),
     ("egress",): ("flare_app.egress.__main__", ()),
 }
 
@@ -68,14 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fcl", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="fcl COMMAND ..."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(
+        prog="fcl", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
     doctor.add_parser(commands)
     data.add_parser(commands)
     card.add_parser(commands)
     bundle.add_parser(commands)
     watch.add_parser(commands)
     report.add_parser(commands)
-    job = commands.add_parser("job", help="jobs of the federation", usage="fcl job {assemble,run,submit,resume} ...")
+    job = commands.add_parser("job", help="jobs of the federation")
     tasks = job.add_subparsers(dest="task", required=True)
     for start, (module, first) in _PASSED_ON.items():
         if start[0] == "job":

@@ -29,16 +29,20 @@ def test_every_command_has_help(words, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
     assert ended.value.code == 0
-    assert "usage: fcl" in capsys.readouterr().out
+    usage = capsys.readouterr().out
+    assert usage.startswith(" ".join(["usage: fcl", *words]))
+    assert not words or "COMMAND" not in usage
 
 
 @pytest.mark.parametrize(
     ("words", "module", "passed"),
     [
-        (["job", "assemble", "finetune", "--out", "x"], "flare_app.job.__main__", ["export", "finetune", "--out", "x"]),
+        (["job", "export", "finetune", "--out", "x"], "flare_app.job.__main__", ["export", "finetune", "--out", "x"]),
         (["job", "run", "--help"], "flare_app.job.__main__", ["run", "--help"]),
         (["job", "submit", "f", "--kit", "k"], "flare_app.provision.__main__", ["submit", "f", "--kit", "k"]),
         (["job", "resume", "f"], "flare_app.provision.__main__", ["resume", "f"]),
+        (["job", "follow", "id", "--kit", "k"], "flare_app.provision.__main__", ["follow", "id", "--kit", "k"]),
+        (["job", "abort", "id", "--kit", "k"], "flare_app.provision.__main__", ["abort", "id", "--kit", "k"]),
         (["egress", "a.jsonl", "--json"], "flare_app.egress.__main__", ["a.jsonl", "--json"]),
     ],
 )
