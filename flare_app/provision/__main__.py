@@ -38,12 +38,13 @@ from flare_app.provision.consortium import Consortium, run_consortium, watch
 from flare_app.provision.kits import (
     PROJECT_FILE,
     ProvisionError,
+    made_before,
     make_kits,
     on_this_machine,
     read_project,
     with_encryption,
 )
-from flare_app.provision.submission import admin_session, download, resuming, submit
+from flare_app.provision.submission import admin_session, download, require_job_folder, resuming, submit
 from flare_app.provision.system import end_leftovers, free_port
 
 
@@ -69,8 +70,15 @@ def _create(arguments: argparse.Namespace, console: Console) -> int:
         raise ProvisionError("--sites and --port belong to --local; otherwise the project file says it")
     if arguments.he:
         project = with_encryption(project)
+    before = made_before(project, arguments.out)
     kits = make_kits(project, arguments.out)
     console.print(f"kits of {kits.server}, {', '.join(kits.sites)} and their users: {kits.folder}", soft_wrap=True)
+    if before:
+        console.print(
+            f"{before} is there already: these are new kits in {kits.folder.name}, with the same certificates",
+            highlight=False,
+            soft_wrap=True,
+        )
     return 0
 
 
@@ -94,6 +102,7 @@ def _adapt(arguments: argparse.Namespace, console: Console) -> int:
 
 def _submit(arguments: argparse.Namespace, console: Console) -> int:
     _need_writable(arguments.out)
+    require_job_folder(arguments.job)  # before a server that may not answer is asked
     prepared = resuming(arguments.job) if arguments.command == "resume" else nullcontext(arguments.job)
     with prepared as folder, admin_session(arguments.kit) as session:
         job_id = submit(session, folder)

@@ -153,6 +153,11 @@ def make_kits(project: Mapping[str, Any], out: Path) -> Kits:
     return Kits.read(Path(context.get_result_location()))
 
 
+def made_before(project: Mapping[str, Any], out: Path) -> str | None:
+    """Name of the folder of the newest kits that the project has in ``out``; None before the first."""
+    return max((folder.name for folder in (out / str(project.get("name"))).glob("prod_*")), default=None)
+
+
 def keep_keys_to_owner(folder: Path) -> None:
     """Close what FLARE leaves open to all users of the machine: ``state`` holds the root's key and everybody's.
 

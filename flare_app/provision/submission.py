@@ -148,6 +148,16 @@ def _refusals_in_words(kit_file: Path, user: str) -> Iterator[None]:
         raise ProvisionError(f"the server cannot do this: {error}") from error
 
 
+def require_job_folder(folder: Path) -> None:
+    """Check that a folder is a job's.
+
+    Raises:
+        ProvisionError: when it is none.
+    """
+    if not (folder / "meta.json").is_file():
+        raise ProvisionError(f"{folder} is no job folder: it has no meta.json")
+
+
 @contextmanager
 def resuming(folder: Path) -> Iterator[Path]:
     """A copy of a job folder that goes on from the checkpoints of the original's run.
@@ -186,8 +196,7 @@ def submit(session: Session, folder: Path) -> str:
 @contextmanager
 def _copied(folder: Path) -> Iterator[Path]:
     """A job folder under its own name elsewhere, whatever the name was given as: ``.``, say."""
-    if not (folder / "meta.json").is_file():
-        raise ProvisionError(f"{folder} is no job folder: it has no meta.json")
+    require_job_folder(folder)
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(shutil.copytree(folder, Path(temporary) / folder.resolve().name))
 

@@ -123,6 +123,46 @@ def test_what_is_missing_or_in_the_way_is_told_in_a_line(
     assert line.startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("name", "folder", "told"),
+    [
+        ("submit", "nojob", "is no job folder"),
+        ("resume", "nojob", "is no job folder"),
+        ("resume", "finetune", "keeps no checkpoints"),
+    ],
+)
+def test_the_folder_is_looked_at_before_the_server_is_asked(
+    name: str,
+    folder: str,
+    told: str,
+    kit: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def asked(*arguments: object, **options: object) -> None:
+        raise AssertionError("the server was asked")
+
+    monkeypatch.setattr(flare_api, "new_secure_session", asked)
+    export_job(JOBS["finetune"], tmp_path)
+    assert main([name, str(tmp_path / folder), "--kit", kit]) == 1
+    assert told in capsys.readouterr().out
+
+
+def test_kits_made_again_say_that_they_lie_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "end_like_ctrl_c", lambda: None)
+    words = ["create", "--out", str(tmp_path), "--local", "--sites", "1", "--port", "12345"]
+    assert main(words) == 0
+    assert "is there already" not in capsys.readouterr().out
+    for before, made in (("prod_00", "prod_01"), ("prod_01", "prod_02")):
+        assert main(words) == 0
+        told = capsys.readouterr().out.splitlines()
+        assert told[-1] == f"{before} is there already: these are new kits in {made}, with the same certificates"
+        assert told[0].endswith(f"/{made}")
+
+
 def test_a_disk_that_is_full_is_told_in_a_line(
     kit: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
