@@ -29,6 +29,7 @@ from flare_app.workflow import (
     declared,
     open_workflow,
     parse_workflow,
+    unknown_keys,
 )
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,9 @@ def _find(job: HostedJob, fl_ctx: FLContext, threads: int | None) -> _Found:
         root = fcl.bundle_root()  # the same folder, by a path that the job did not choose
     simulated = bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
     files = config_files(root, job.config, data_overlay(settings, job.data, root, simulated))
+    unknown = unknown_keys(root, job.config, job.overrides)
+    if unknown:
+        raise SiteError(unknown)
     seed = site_seed(job.seed, site)
     seed_everything(seed)
     output = Path(workspace.get_run_dir(job_id)) / "fcl"

@@ -71,15 +71,18 @@ class Precedence:
         """Set all keys in the merged files of ``parser``, the site's last.
 
         Raises:
-            SiteError: naming each of the job's ``overrides`` that would change what is the site's.
-            KeyError: when an override lies in a section that does not exist.
+            SiteError: naming each of the job's ``overrides`` that would change what is the site's, or one that lies in
+                a section that does not exist.
         """
         parser.update(self.first)
         held = self._held(parser.get())
         before = {place: copy.deepcopy(_at(parser.get(), place)) for place in held}
         refused, undone = [], set()
         for key, value in overrides.items():
-            parser[key] = value
+            try:
+                parser[key] = value
+            except (LookupError, TypeError, ValueError) as error:
+                raise SiteError(f"the job's override of {key!r} lies in no section of the configuration") from error
             changed = [place for place in before if _at(parser.get(), place) != before[place]]
             if changed:
                 refused.append(repr(key))

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.reference_resolver import ReferenceResolver
 
 import fcl
+from fcl.config import check_overlays
 from fcl.federation import DataCheck, Participant
 from flare_app.precedence import Precedence
 from flare_app.protocol import SiteError
@@ -57,6 +59,35 @@ def config_files(root: Path, config: Sequence[str], data: str | None) -> list[Pa
     if missing:
         raise SiteError(f"the bundle at this site has no {'; no '.join(missing)}")
     return files
+
+
+def unknown_keys(root: Path, config: Sequence[str], overrides: Mapping[str, Any]) -> str | None:
+    """What the bundle's own check of keys has to say of a job's overrides; None when all is well.
+
+    The text holds words of job and bundle alone: no path, and nothing of a site's own overlay, which is not looked at.
+
+    Args:
+        root: the bundle's folder.
+        config: the job's config files.
+        overrides: config keys of the job.
+    """
+    base = root / config[0]
+    parser = ConfigParser(ConfigParser.load_config_files([str(root / name) for name in config]))
+    if "refuse_unknown_keys" not in str(parser.get("initialize", "")):
+        return None  # a bundle that takes any key
+    for key, value in overrides.items():
+        section = ReferenceResolver.split_id(key)[0]
+        try:
+            parser[key] = value
+        except (LookupError, TypeError, ValueError):
+            if section not in parser:  # else it may lie in what a data overlay brings
+                parser[section] = value
+    try:
+        check_overlays(parser, str(base))
+    except ValueError as error:
+        lines = str(error).replace(str(base), base.name).splitlines()
+        return f"{lines[0]} {'; '.join(line.strip() for line in lines[1:])}"
+    return None
 
 
 def config_hash(root: Path, config: Sequence[str], overrides: Mapping[str, Any], seed: int) -> str:

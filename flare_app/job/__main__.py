@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from fcl.commandline import key_value
+from flare_app.job.check import job_problem
 from flare_app.job.definition import JOBS, LOG, RESULTS, JobSettings, export_job, run_job
 from flare_app.job.workspace import workspace_problem
 from flare_app.processes import end_children, end_like_ctrl_c
@@ -200,7 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.resume and not arguments.checkpoint_dir:
         parser.error("--resume needs --checkpoint-dir")
     try:
-        if arguments.command == "export":
+        exporting = arguments.command == "export"
+        if problem := job_problem(settings, not exporting, exporting and arguments.config_only):
+            parser.error(problem)
+        if exporting:
             print(export_job(settings, arguments.out, arguments.self_contained, arguments.config_only))
             return 0
         if problem := _workspace_problem(arguments):

@@ -21,9 +21,8 @@ def _exported(folder: Path, side: str) -> dict[str, Any]:
 
 def test_options_reach_the_exported_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = "--rounds 7 --exchange prototypes --route relay --method simclr --data acdc --seed 5 --min-sites 3"
-    options += (
-        " --validate-every 0 --set annotated=1 --set trainer::lr=0.5 --set fold=name --checkpoint-dir kept --resume"
-    )
+    options += " --set steps_per_epoch=1 --set loss_function::temperature=0.5 --set fold=name"
+    options += " --validate-every 0 --checkpoint-dir kept --resume"
     assert main(["export", "fcl_pretrain", "--out", str(tmp_path), *options.split()]) == 0
     folder = Path(capsys.readouterr().out.strip())
     assert folder == tmp_path / "fcl_pretrain"
@@ -37,7 +36,7 @@ def test_options_reach_the_exported_job(tmp_path: Path, capsys: pytest.CaptureFi
     }
     assert (server["checkpoint_dir"], server["resume"], client["checkpoint_dir"]) == ("kept", True, "kept")
     assert client["config"] == ["configs/pretrain.json", "configs/methods/simclr.json"]
-    assert client["overrides"] == {"annotated": 1, "trainer::lr": 0.5, "fold": "name"}
+    assert client["overrides"] == {"steps_per_epoch": 1, "loss_function::temperature": 0.5, "fold": "name"}
     assert (client["data"], client["seed"]) == ("acdc", 5)
     assert json.loads((folder / "meta.json").read_text())["min_clients"] == 3
 
