@@ -98,15 +98,16 @@ class AskingController(ModelController):
         """
         if self.is_aborted():
             raise JobFailed("aborted")
-        for site, reason in sorted(refused.items()):
-            self.warning(f"{what}: {site} is left out: {reason}")
+        for who, reason in _by_reason(refused, len(taken)):
+            self.warning(f"{what}: {who} {'is' if who in refused else 'are'} left out: {reason}")
+        for site in sorted(refused):
             if self.roster.is_excluded(site):
                 self.warning(f"{site} is {self.roster.excluded[site]}: it takes no part in the rest of the job")
         if len(taken) < self.min_sites:
             missing = {**self.roster.left_out, **refused}
             raise JobFailed(
                 f"{what}: {len(taken)} of {len(taken) + len(missing)} sites gave a usable result, "
-                f"{self.min_sites} are needed. {listed(missing)}"
+                f"{self.min_sites} are needed. {listed(missing, len(taken))}"
             )
 
     def invite(self, name: str, payload: Callable[[], Shareable], site: str, timeout_s: int) -> None:
@@ -175,6 +176,21 @@ class _EachOnce(list[ClientTask]):
             super().append(item)
 
 
-def listed(reasons: Reasons) -> str:
-    """Reasons of all sites in one line."""
-    return "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()))
+def listed(reasons: Reasons, others: int = 0) -> str:
+    """Reasons of sites in one line, equal ones once.
+
+    Args:
+        reasons: of each.
+        others: sites that gave none; without any the same reason of several is that of all.
+    """
+    return "; ".join(f"{who}: {reason}" for who, reason in _by_reason(reasons, others))
+
+
+def _by_reason(reasons: Reasons, others: int) -> list[tuple[str, str]]:
+    """Who gave each reason, in words, in the order of their names."""
+    sites: dict[str, list[str]] = {}
+    for site, reason in sorted(reasons.items()):
+        sites.setdefault(reason, []).append(site)
+    if not others and len(sites) == 1 < len(reasons):
+        return [(f"all {len(reasons)} sites", next(iter(sites)))]
+    return [(", ".join(names), reason) for reason, names in sites.items()]

@@ -18,7 +18,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
-from flare_app.asking import AskingController, JobFailed
+from flare_app.asking import AskingController, JobFailed, listed
 from flare_app.protocol import TaskName, refusal, report_of, with_report
 from flare_app.roster import Roster
 from tests.flare_app.loopback import FakeEngine
@@ -115,6 +115,17 @@ def test_errors_rejections_and_silence_are_told_apart(asking: Asking) -> None:
         JobFailed, match=r"round 2: 0 of 3 sites gave a usable result, 1 are needed\. a: no data; b: its"
     ):
         asking.require_quorum("round 2", [], outcome["reasons"])
+
+
+def test_equal_reasons_of_several_sites_are_told_once(asking: Asking, caplog: pytest.LogCaptureFixture) -> None:
+    assert listed({"b": "no data", "a": "no data"}) == "all 2 sites: no data"
+    assert listed({"b": "no data", "a": "no data"}, others=1) == "a, b: no data"
+    assert listed({"c": "x", "b": "no data", "a": "no data"}) == "a, b: no data; c: x"
+    assert listed({"a": "no data"}) == "a: no data"
+    with pytest.raises(JobFailed, match=r"start: 0 of 3 sites gave .* are needed\. all 3 sites: no data"):
+        asking.require_quorum("start", [], dict.fromkeys(SITES, "no data"))
+    told = [record.message for record in caplog.records if "left out" in record.message]
+    assert [line.partition("]: ")[2] for line in told] == ["start: all 3 sites are left out: no data"]
 
 
 def test_a_site_that_flare_reports_dead_is_not_waited_for(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_round_goes_on_with_the_features_that_arrived(tmp_path: Path) -> None:
 def test_sites_that_cannot_share_features_end_the_job(tmp_path: Path) -> None:
     overrides = {"participant::shares_features": False}
     federation = Federation(tmp_path, controller={"exchange": "features"}, executor={"overrides": overrides}).run()
-    assert "site-1: it runs a method that has no features to share: set exchange to 'none'" in federation.panics[0]
+    assert "all 2 sites: it runs a method that has no features to share: set exchange to 'none'" in federation.panics[0]
     assert ("share", ["site-1", "site-2"]) not in federation.asked
 
 

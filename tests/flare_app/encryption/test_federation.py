@@ -135,7 +135,7 @@ def test_sites_without_context_say_so(contexts: Path, tmp_path: Path, use: Calla
     use(tmp_path)
     federation = _run(tmp_path)
     assert "start: 0 of 2 sites gave a usable result" in federation.panics[0]
-    assert "site-1: it cannot encrypt weights: the startup kit has no client_context" in federation.panics[0]
+    assert "all 2 sites: it cannot encrypt weights: the startup kit has no client_context" in federation.panics[0]
     assert {task for task, _ in federation.asked} == {TaskName.INITIALIZE}
 
 
