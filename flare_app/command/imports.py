@@ -50,9 +50,9 @@ def add_import(parser: ArgumentParser) -> None:
     nifti.add_argument("--no-key", action="store_true", help="without private/sources.csv")
     nifti.set_defaults(run=_import_nifti)
     msd = kinds.add_parser("msd", parents=[common], help="dataset of the Medical Segmentation Decathlon")
-    msd.add_argument("--channel", type=int, metavar="N", help="of images with several, from 0")
     msd.set_defaults(run=_import_msd)
     for kind in (nifti, msd):
+        kind.add_argument("--channel", type=int, metavar="N", help="of images with several, from 0")
         how = kind.add_mutually_exclusive_group()
         how.add_argument("--link", dest="copy", action="store_false", help="link to the source (the default)")
         how.add_argument("--copy", action="store_true", help="copy, with headers that hold geometry only")
@@ -108,7 +108,7 @@ def _import_nifti(arguments: Namespace) -> int:
     return _show(
         import_nifti(
             source, out, arguments.label_suffix, arguments.label_dir, arguments.patient, labels, arguments.copy,
-            not arguments.no_key, arguments.skip_problems,
+            not arguments.no_key, arguments.skip_problems, channel=arguments.channel,
         ),
         arguments.json,
     )  # fmt: skip

@@ -43,8 +43,9 @@ def check_records(
         threads: files to read at a time.
 
     Raises:
-        DataProblems: missing, truncated or corrupt files; NaN, infinite or constant images; 4-D where 3-D is
-            expected; too few slices; label values outside the set; label of other shape or place than its image.
+        DataProblems: missing, truncated or corrupt files; voxels that are no real numbers; NaN, infinite or constant
+            images; 4-D where 3-D is expected; too few slices; label values outside the set; label of other shape or
+            place than its image.
     """
     problems = find_problems(records, partitions, labels, progress, slice_axis, threads)
     if problems:
@@ -105,7 +106,7 @@ def _check_names(records: Sequence[VolumeRecord], report: Report) -> None:
 
 
 def load_nifti(file: str | Path) -> nib.spatialimages.SpatialImage:
-    """Header of ``file``; voxels are read when asked for.
+    """Header of ``file``; voxels are read when asked for. A fourth axis of length 1 is left away.
 
     Raises:
         ValueError: when nibabel takes the file for something without a grid.
@@ -113,7 +114,14 @@ def load_nifti(file: str | Path) -> nib.spatialimages.SpatialImage:
     image = nib.loadsave.load(file)
     if not isinstance(image, nib.spatialimages.SpatialImage):
         raise ValueError(f"{file} is a {type(image).__name__}, not a NIfTI volume")
+    if image.shape[3:] == (1,) and isinstance(image.dataobj, nib.arrayproxy.ArrayProxy):
+        return type(image)(image.dataobj.reshape(image.shape[:3]), image.affine, image.header)
     return image
+
+
+def holds_numbers(image: nib.spatialimages.SpatialImage) -> bool:
+    """Whether a voxel is one real number, neither a colour (a structured type) nor complex."""
+    return image.get_data_dtype().kind in "biuf"
 
 
 def _load(file: str, report: Report) -> nib.spatialimages.SpatialImage | None:
@@ -132,6 +140,10 @@ def _load(file: str, report: Report) -> nib.spatialimages.SpatialImage | None:
             return None
         if 0 in image.shape:
             report("files", file, f"has no voxels, shape {_shape(image)}", "export the volume again")
+            return None
+        if not holds_numbers(image):
+            what = f"has colours or complex numbers as voxels, type {image.get_data_dtype()}"
+            report("files", file, what, "save one real number for each voxel, e.g. its brightness")
             return None
         if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
             report(
@@ -179,21 +191,15 @@ def _check_cine(
     slice_axis: int,
     report: Report,
 ) -> None:
-    if len(image.shape) != 4:
-        report(
-            "file",
-            file,
-            f"is 3-D, shape {_shape(image)}, where a 4-D cine is expected",
-            "rename it to ..._frameMM.nii.gz",
-        )
-        return
     _check_depth(file, image, partitions, slice_axis, report)
     voxels = _voxels(file, image, report)
     if voxels is None:
         return
+    voxels = voxels.reshape(*image.shape[:3], -1)  # a volume of three axes is a cine of one frame
     for frame in sorted({record.frame for record in group if record.frame is not None}):
-        if not 0 <= frame < image.shape[3]:
-            report("slices", file, f"has {image.shape[3]} frames, none with index {frame}", "correct the frame number")
+        if not 0 <= frame < voxels.shape[3]:
+            what = f"has {voxels.shape[3]} frames, shape {_shape(image)}, none with index {frame}"
+            report("slices", file, what, "correct the frame number")
         else:
             _check_values(file, f"frame {frame} ", voxels[..., frame], report)
 

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from .check import UNREADABLE, load_nifti
+from .check import UNREADABLE, holds_numbers, load_nifti
 from .progress import track
 from .records import VolumeRecord
 
@@ -63,13 +63,19 @@ def summarise(
     found: dict[str, VolumeSummary] = {}
     for file, group in track(by_file.items(), "measuring volumes", "file", progress, total=len(by_file)):
         try:
-            image = load_nifti(file)
-            voxels = np.asanyarray(image.dataobj)
+            image, voxels = _read(file)
             for record in group:
                 found[record.volume] = _summary(record, image, voxels, labels or {}, slice_axis)
         except (*UNREADABLE, IndexError):
             continue
     return [found[record.volume] for record in records if record.volume in found]
+
+
+def _read(file: str) -> tuple[Any, np.ndarray]:
+    image = load_nifti(file)
+    if not holds_numbers(image):
+        raise ValueError(f"{file} has voxels of type {image.get_data_dtype()}")
+    return image, np.asanyarray(image.dataobj)
 
 
 def _summary(
@@ -95,8 +101,7 @@ def _summary(
 
 def _volumes(file: str, labels: Mapping[str, int]) -> dict[str, float]:
     """Millilitres of each structure."""
-    image = load_nifti(file)
-    voxels = np.asanyarray(image.dataobj)
+    image, voxels = _read(file)
     millilitres = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
     return {name: float(np.count_nonzero(voxels == value)) * millilitres for name, value in labels.items()}
 

@@ -26,6 +26,7 @@ def import_nifti(
     key: bool = True,
     skip_problems: bool = False,
     progress: bool = True,
+    channel: int | None = None,
 ) -> ImportReport:
     """A folder tree of NIfTI files under running pseudonyms.
 
@@ -41,6 +42,7 @@ def import_nifti(
         key: write which file is behind which case.
         skip_problems: import what is well and give the rest in the report.
         progress: show bars.
+        channel: which of those along a fourth axis to take; needed for an image that has several and a label map.
 
     Raises:
         DataProblems: everything that is wrong, unless ``skip_problems``.
@@ -50,7 +52,7 @@ def import_nifti(
     with staging(out) as folder, opened(source, out) as root:
         copy = copy or root != source.expanduser()
         problems: list[Problem] = []
-        pairs = _pairs_of_tree(root, label_suffix, label_dir, pattern, problems)
+        pairs = _pairs_of_tree(root, label_suffix, label_dir, pattern, channel, problems)
         return write_pairs(pairs, root, folder, out, labels or {}, copy, key, skip_problems, problems, progress, True)
 
 
@@ -71,6 +73,7 @@ def _pairs_of_tree(
     suffix: str | None,
     label_dir: Path | None,
     pattern: re.Pattern[str] | None,
+    channel: int | None,
     problems: list[Problem],
 ) -> list[Pair]:
     files = [file for file in sorted(root.rglob("*")) if file.name.endswith(SUFFIXES) and not file.name.startswith(".")]
@@ -95,7 +98,7 @@ def _pairs_of_tree(
             home = labels_at / below.parent if labels_at is not None else file.parent
             candidates = [home / f"{stem(file)}{suffix or ''}{ending}" for ending in SUFFIXES]
             label = next((candidate for candidate in candidates if candidate.is_file()), None)
-        pairs.append(Pair(file, label, found[1] if found is not None else below.as_posix()))
+        pairs.append(Pair(file, label, found[1] if found is not None else below.as_posix(), channel))
     if (suffix or labels_at is not None) and pairs and not any(pair.label for pair in pairs):
         fix = "correct --label-suffix or --label-dir, or leave them out for unlabelled volumes"
         problems.append(Problem(str(root), f"has {len(pairs)} images and no label map for any of them", fix))

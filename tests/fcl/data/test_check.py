@@ -3,11 +3,14 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import Compose, EnsureChannelFirstd
 
-from fcl.data import DataProblems, Problem, VolumeRecord, check_records, read_acdc
+from fcl.data import DataProblems, LoadFramed, Problem, VolumeRecord, check_records, read_acdc
 from fcl.data.check import find_problems
+from fcl.data.summary import summarise
 
 LABELS = {"rv": 1, "myo": 2, "lv": 3}
+BOTH = ("image", "label")
 LPS = np.diag([-1.5, -1.5, 8.0, 1.0])
 
 
@@ -101,9 +104,34 @@ def test_cine_frames_are_checked_one_by_one(tmp_path, nifti):
     records = [VolumeRecord(file, None, "p", f"t{t}", "cine", t) for t in (0, 1, 2, 3)]
     found = [p.what for p in find_problems(records, 4)]
     assert [what.split(" has")[0].split(" is")[0] for what in found[:2]] == ["frame 1", "frame 2"]
-    assert found[2] == "has 3 frames, none with index 3"
-    flat = str(nifti(tmp_path / "f.nii.gz", image()))
-    assert "3-D" in find_problems([VolumeRecord(flat, None, "p", "t0", "cine", 0)])[0].what
+    assert found[2] == "has 3 frames, shape 4x5x6x3, none with index 3"
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (4, 5, 6, 1)])
+def test_a_fourth_axis_of_one_counts_as_none(tmp_path, nifti, shape):
+    file = str(nifti(tmp_path / "f.nii.gz", image().reshape(shape)))
+    labels = str(nifti(tmp_path / "l.nii.gz", label().reshape(shape)))
+    for frame in (None, 0):
+        records = [VolumeRecord(file, labels, "p", "t0", frame=frame)]
+        assert find_problems(records, 4, LABELS) == []
+        assert [(s.shape, set(s.label_ml)) for s in summarise(records, LABELS)] == [((4, 5, 6), set(LABELS))]
+        loaded = Compose([LoadFramed(BOTH), EnsureChannelFirstd(BOTH)])(records[0].as_item())
+        assert [loaded[key].shape for key in BOTH] == [(1, 4, 5, 6)] * 2
+    found = find_problems([VolumeRecord(file, None, "p", "t1", frame=1)])
+    assert [p.what for p in found] == ["has 1 frames, shape 4x5x6, none with index 1"]
+
+
+@pytest.mark.parametrize("kind", [[("R", "u1"), ("G", "u1"), ("B", "u1")], np.complex64])
+@pytest.mark.parametrize("place", ["image", "label"])
+def test_voxels_that_are_no_numbers(tmp_path, nifti, kind, place):
+    files = {"image": image(), "label": label(), place: np.zeros((4, 5, 6), kind)}
+    names = {key: str(nifti(tmp_path / f"{key}.nii", voxels)) for key, voxels in files.items()}
+    record = VolumeRecord(names["image"], names["label"], "p", "v")
+    (problem,) = find_problems([record], 4, LABELS)
+    assert problem.kind == "files"
+    assert problem.file == names[place]
+    assert "has colours or complex numbers as voxels" in problem.what
+    assert summarise([record], LABELS) == []
 
 
 def test_everything_is_reported_at_once(acdc):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fcl.data import DataProblems, read_datalist
+from fcl.data.check import find_problems
 from fcl.importing import import_msd, import_nifti
 
 TABLE = {"0": "background", "1": "Anterior", "2": "Posterior part"}
@@ -216,6 +217,34 @@ def test_labels_in_a_folder_of_their_own_and_cine_files(tmp_path):
     assert sorted(str(r.frame) for r in read_datalist(tmp_path / "out")) == ["0", "1", "2", "None"]
     assert (tmp_path / "out/images").exists()
     assert not (tmp_path / "out/private").exists()
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_fourth_axis_of_one_is_no_cine_and_needs_no_channel(tmp_path, copy):
+    for name in ("a", "a_gt", "b"):
+        volume(tmp_path / f"in/{name}.nii.gz", (5, 6, 4, 1))
+    report = import_nifti(tmp_path / "in", tmp_path / "out", "_gt", copy=copy)
+    assert dict(report.volumes) == {"labelled volumes": 1, "unlabelled volumes": 1}
+    records = read_datalist(tmp_path / "out")
+    assert [r.frame for r in records] == [None, None]
+    assert find_problems(records) == []
+    assert nib.load(records[0].image).shape == ((5, 6, 4) if copy else (5, 6, 4, 1))
+
+
+def test_channel_of_images_in_a_tree(tmp_path):
+    for name, shape in (("a", (5, 6, 4, 2)), ("a_gt", (5, 6, 4)), ("b", (5, 6, 4, 2))):
+        volume(tmp_path / f"in/{name}.nii.gz", shape)
+    with pytest.raises(DataProblems, match=r"has 2 channels along its fourth axis.*--channel 0"):
+        import_nifti(tmp_path / "in", tmp_path / "out", "_gt")
+    import_nifti(tmp_path / "in", tmp_path / "out", "_gt", channel=1)
+    assert [r.frame for r in read_datalist(tmp_path / "out")] == [1, 1]
+
+
+def test_colours_are_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    voxels_of(tmp_path / "in/a.nii", np.zeros((5, 6, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    with pytest.raises(DataProblems, match=r"a\.nii: has colours or complex numbers as voxels"):
+        import_nifti(tmp_path / "in", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

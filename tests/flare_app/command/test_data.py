@@ -107,6 +107,15 @@ def test_a_group_of_its_own_does_not_part_the_twins(tmp_path):
         assert all(any(group <= fold for fold in folds) for group in ({"a", "b"}, {"patient074", "patient076"}))
 
 
+def test_channel_that_a_message_names_can_be_given(tmp_path, capsys):
+    volume(tmp_path / "in/a.nii.gz", np.arange(48, dtype=np.int16).reshape(2, 3, 4, 2))
+    volume(tmp_path / "in/a_gt.nii.gz", np.zeros((2, 3, 4), np.uint8))
+    words = ["data", "import", "nifti", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--label-suffix", "_gt"]
+    assert main(words) == 1
+    assert "choose one: --channel 0" in capsys.readouterr().out
+    assert main([*words, "--channel", "0"]) == 0
+
+
 def test_list_of_tags(capsys):
     assert main(["data", "import", "dicom", "--list-tags"]) == 0
     out = capsys.readouterr().out
