@@ -100,9 +100,10 @@ class OrientInPlaned(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        affines = {key: _affine(d[key]) for key in self.key_iterator(d)}
-        turn = _turn(next(iter(affines.values())), self.slice_axis) if affines else None
-        for key, affine in affines.items():
+        turn: np.ndarray | None = None
+        for key in self.key_iterator(d):
+            affine = _affine(d[key])
+            turn = _turn(affine, self.slice_axis) if turn is None else turn
             # Written down, as the inverse of one key does not know which other key gave the turn.
             info = {**self.get_transform_info(), "turn": turn}
             d[key] = orientation(d[key], affine, np.copy(turn), lazy=False, transform_info=info)
