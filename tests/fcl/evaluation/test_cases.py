@@ -42,7 +42,7 @@ def test_subset_all_takes_everything(tmp_path: Path) -> None:
     [
         (
             0,
-            r"1 of the 2 patients to score was not held out when the model beside .* was trained.*split_used\.json --fold 0",
+            r"1 of the 2 patients to score was not held out when the model beside .*split_used\.json --fold 0",
         ),
         (None, r"2 of the 2 patients to score were not held out.*held none out.*--subset all"),
     ],
