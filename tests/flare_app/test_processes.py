@@ -17,10 +17,10 @@ import subprocess, sys, time
 from flare_app.processes import end_children, end_like_ctrl_c
 
 end_like_ctrl_c()
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
 try:
     print(child.pid, flush=True)
-    time.sleep(60)
+    time.sleep(300)
 except KeyboardInterrupt:
     sys.exit(130)
 finally:
@@ -34,7 +34,7 @@ def test_a_signal_ends_the_command_and_children_in_other_sessions(number: signal
         assert process.stdout is not None
         child = int(process.stdout.readline())
         process.send_signal(number)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=120) == 130
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
@@ -44,7 +44,7 @@ def test_an_interrupted_job_says_so_and_ends_what_the_simulator_started(
     started: list[subprocess.Popen[bytes]] = []
 
     def run_job(*arguments: object) -> int:
-        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True))
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "run_job", run_job)

@@ -14,6 +14,8 @@ from flare_app.provision.kits import Kits, ProvisionError
 from flare_app.provision.processes import Processes
 from flare_app.provision.system import RUNNING_FILE, System, end_leftovers, free_port, wait_until
 
+JOB = Path(__file__).resolve().parents[3] / "jobs/finetune"
+
 
 def test_free_port_is_free() -> None:
     with socket.socket() as probe:
@@ -68,7 +70,8 @@ def test_a_workspace_in_use_is_left_alone(tmp_path: Path, capsys: pytest.Capture
     ("options", "message"),
     [
         (["create", "--out", "x", "--sites", "2"], "--sites and --port belong to --local"),
-        (["submit", "missing", "--kit", "x"], "is no startup kit of a user"),
+        (["submit", "missing", "--kit", "x"], "missing is no job folder"),
+        (["submit", str(JOB), "--kit", "x"], "is no startup kit of a user"),
         (["create", "--out", "x", "--local", "--sites", "9"], "the project has 4 sites, 9 cannot take part"),
     ],
 )
