@@ -39,13 +39,9 @@ def _overlays(folder: Path) -> list[Path]:
     return paths
 
 
-def _run(config: str, overlay: Path, data: Path, out: Path, **values: Any) -> ConfigWorkflow:
-    extra = {"dataset_dir": str(data), "output_dir": str(out), **SMALL, **values}
-    if config not in ("finetune.json", "pretrain.json"):
-        extra = {key: value for key, value in extra.items() if key in ("dataset_dir", "output_dir", "threads", "ckpt")}
-    else:
-        extra["cache_dir"] = f"{data}_cache"
-    workflow = ConfigWorkflow([str(CONFIGS / config), str(overlay)], workflow_type="train", logging_file=False, **extra)
+def _run(config: str, overlay: Path, out: Path, **values: Any) -> ConfigWorkflow:
+    files = [str(CONFIGS / config), str(overlay)]
+    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, output_dir=str(out), **values)
     workflow.initialize()
     workflow.run()
     return workflow
@@ -54,14 +50,15 @@ def _run(config: str, overlay: Path, data: Path, out: Path, **values: Any) -> Co
 def test_the_model_cards_network_goes_through_all_stages(tmp_path: Path) -> None:
     pretraining, finetuning = _overlays(tmp_path)
     data = Path(generate(tmp_path / "phantom", sites=1, patients=4, folds=4, seed=0))
-    _run("pretrain.json", pretraining, data, tmp_path / "pre")
+    training = {**SMALL, "dataset_dir": str(data), "cache_dir": str(tmp_path / "cache")}
+    _run("pretrain.json", pretraining, tmp_path / "pre", **training)
     encoder = {n: v for n, v in read_weights(tmp_path / "pre/model.pt").items() if n.startswith("encoder.")}
     assert len(encoder) > 50
     workflow = _run(
         "finetune.json",
         finetuning,
-        data,
         tmp_path / "ft",
+        **training,
         pretrained=str(tmp_path / "pre/model.pt"),
         learning_rate=0.0,
         encoder_learning_rate=0.0,
@@ -72,5 +69,6 @@ def test_the_model_cards_network_goes_through_all_stages(tmp_path: Path) -> None
     taken = [name for name in parameters if name.startswith("encoder.")]
     assert taken
     assert all(torch.equal(parameters[name], encoder[name]) for name in taken)
-    _run("evaluate.json", finetuning, data, tmp_path / "scores", ckpt=str(tmp_path / "ft/model_last.pt"))
+    tuned = str(tmp_path / "ft/model_last.pt")
+    _run("evaluate.json", finetuning, tmp_path / "scores", dataset_dir=str(data), ckpt=tuned, threads=1)
     assert (tmp_path / "scores/summary.json").is_file()

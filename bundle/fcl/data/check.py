@@ -119,9 +119,12 @@ def load_nifti(file: str | Path) -> nib.spatialimages.SpatialImage:
     return image
 
 
-def holds_numbers(image: nib.spatialimages.SpatialImage) -> bool:
-    """Whether a voxel is one real number, neither a colour (a structured type) nor complex."""
-    return image.get_data_dtype().kind in "biuf"
+def voxel_fault(image: nib.spatialimages.SpatialImage) -> tuple[str, str] | None:
+    """What is wrong, and the way out, where a voxel is a colour (a structured type) or complex; None elsewhere."""
+    if image.get_data_dtype().kind in "biuf":
+        return None
+    what = f"has colours or complex numbers as voxels, type {image.get_data_dtype()}"
+    return what, "save one real number for each voxel, e.g. its brightness"
 
 
 def _load(file: str, report: Report) -> nib.spatialimages.SpatialImage | None:
@@ -141,9 +144,8 @@ def _load(file: str, report: Report) -> nib.spatialimages.SpatialImage | None:
         if 0 in image.shape:
             report("files", file, f"has no voxels, shape {_shape(image)}", "export the volume again")
             return None
-        if not holds_numbers(image):
-            what = f"has colours or complex numbers as voxels, type {image.get_data_dtype()}"
-            report("files", file, what, "save one real number for each voxel, e.g. its brightness")
+        if fault := voxel_fault(image):
+            report("files", file, *fault)
             return None
         if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
             report(

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from .check import UNREADABLE, holds_numbers, load_nifti
+from .check import UNREADABLE, load_nifti, voxel_fault
 from .progress import track
 from .records import VolumeRecord
 
@@ -73,8 +73,8 @@ def summarise(
 
 def _read(file: str) -> tuple[Any, np.ndarray]:
     image = load_nifti(file)
-    if not holds_numbers(image):
-        raise ValueError(f"{file} has voxels of type {image.get_data_dtype()}")
+    if fault := voxel_fault(image):
+        raise ValueError(f"{file} {fault[0]}")
     return image, np.asanyarray(image.dataobj)
 
 

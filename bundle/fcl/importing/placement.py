@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from fcl.data.check import UNREADABLE, holds_numbers, load_nifti
+from fcl.data.check import UNREADABLE, load_nifti, voxel_fault
 from fcl.data.folder import SUFFIXES, stem
 from fcl.data.problems import DataProblems, Problem
 from fcl.data.progress import track
@@ -146,9 +146,8 @@ def _header(file: Path, problems: list[Problem]) -> Any:
     except UNREADABLE as error:
         problems.append(Problem(str(file), f"is no NIfTI ({type(error).__name__}: {error})", "copy it again"))
         return None
-    if not holds_numbers(image):
-        what = f"has colours or complex numbers as voxels, type {image.get_data_dtype()}"
-        problems.append(Problem(str(file), what, "save one real number for each voxel, e.g. its brightness"))
+    if fault := voxel_fault(image):
+        problems.append(Problem(str(file), *fault))
         return None
     return image
 
