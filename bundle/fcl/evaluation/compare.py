@@ -110,7 +110,7 @@ def differences(arms: Mapping[str, Sequence[Path]], by_class: bool = False) -> l
         for label in [ALL, *(sorted(set(means[reference]) - {ALL}) if by_class else [])]:
             left, right = means[reference][label], means[arm].get(label, {})
             if left.keys() & right.keys():
-                lines.append(_difference(arm, label, left, right, len(scored)))
+                lines.append(paired_difference(arm, label, left, right, len(scored)))
             elif label == ALL:
                 raise ValueError(f"{reference} and {arm} have no patient with a Dice in both")
     return lines
@@ -156,7 +156,10 @@ def _patient_means(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
     return result
 
 
-def _difference(arm: str, label: str, left: Mapping[str, float], right: Mapping[str, float], scored: int) -> Difference:
+def paired_difference(
+    arm: str, label: str, left: Mapping[str, float], right: Mapping[str, float], scored: int
+) -> Difference:
+    """``right`` minus ``left``, Dice by patient, over the patients of both, of ``scored``; p is not adjusted."""
     both = sorted(left.keys() & right.keys())
     pairs = [right[patient] - left[patient] for patient in both]
     mean, count = statistics.fmean(pairs), len(pairs)
