@@ -138,7 +138,7 @@ class RunningAverage:
         """
         if site not in self._pending:
             raise KeyError(f"site {site!r} is not expected or has answered before")
-        large = sorted(n for n, t in update.items() if t.numel() and float(t.abs().max()) * count >= _LARGEST_TERM)
+        large = sorted(n for n, t in update.items() if t.numel() and _magnitude(t) * count >= _LARGEST_TERM)
         if large:
             raise ValueError(f"values too large to be averaged in {_some(large)}")
         self._pending.remove(site)
@@ -192,6 +192,12 @@ def weighted_mean(reports: Mapping[str, tuple[float, Mapping[str, float]]]) -> d
             sums[name] = sums.get(name, 0.0) + count * value
             counts[name] = counts.get(name, 0.0) + count
     return {name: sums[name] / counts[name] for name in sums if counts[name] > 0}
+
+
+def _magnitude(tensor: Tensor) -> float:
+    """Of its entry furthest from 0; not by ``abs``, which leaves the least whole number negative."""
+    low, high = tensor.aminmax()
+    return max(-float(low), float(high))
 
 
 def _some(items: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from nvflare.apis.wf_comm_spec import WFCommSpec
 from nvflare.app_common.workflows.model_controller import ModelController
 
 from flare_app.intake import Accept
-from flare_app.protocol import reason_of
+from flare_app.protocol import in_one_line, reason_of
 from flare_app.roster import NO_ANSWER, Roster
 
 Payloads = list[tuple[Shareable, list[str]]]
@@ -146,14 +146,14 @@ class AskingController(ModelController):
 
     def _examine(self, site: str, answer: Shareable, accept: Accept) -> str | None:
         if answer.get_return_code() != ReturnCode.OK:
-            return reason_of(answer)
+            return in_one_line(reason_of(answer))
         try:
             problem = accept(site, answer)
         except Exception as error:  # whatever a site replies, the others' job goes on
             problem = f"its reply cannot be read: {type(error).__name__}: {error}"
         if problem:
             self.roster.offend(site)
-        return problem
+        return in_one_line(problem) if problem else None
 
     def _send(
         self, name: str, payload: Shareable, sites: Sequence[str], timeout_s: int, received: Callable[..., Any]

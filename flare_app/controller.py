@@ -265,7 +265,7 @@ class FCLController(AskingController):
                     record.sites[site].bytes_features_up = tensor_bytes(entry.features.data)
         asked = [site for _, group in payloads for site in group]
         average = self._averaging.begin(self._state.weights, self._enrolment.signature.spec, asked)
-        accept = updates(average, record, not self._policy.relayed, self._enrolment.declared)
+        accept = updates(average, record, not self._policy.relayed, self._enrolment.declared, validates)
         for payload, _ in payloads:
             self._stamp(payload, number)
             payload.set_header(Header.VALIDATE, validates)

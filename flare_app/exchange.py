@@ -97,6 +97,10 @@ class Exchange:
         """Whether the features pass through the server in a form that it can read."""
         return self.active and self.route == "relay"
 
+    def rows_for(self, asked: int | None) -> int | None:
+        """Rows of a site for a peer that asks for so many (None: all): never more than the job's terms name."""
+        return min((rows for rows in (asked, self.pull_rows) if rows is not None), default=None)
+
     def refusal(self, secure: bool, simulated: bool) -> str | None:
         """Why this exchange must not run here; None when it may.
 

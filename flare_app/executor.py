@@ -222,7 +222,7 @@ class FCLExecutor(Executor):
         if published is None or published.round != round_number:
             raise SiteError(f"no features of round {round_number} are published here")
         payload = encode(published.features, published.kind, published.round, self._exchange.bits)
-        return sampled(payload, rows, self._site, asker(fl_ctx)).to_shareable()
+        return sampled(payload, self._exchange.rows_for(rows), self._site, asker(fl_ctx)).to_shareable()
 
     def _train(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, started = self._ready(), time.monotonic()

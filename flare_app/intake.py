@@ -38,6 +38,8 @@ _INTRODUCTION: dict[str, Callable[[Any], bool]] = {
     "resumed_round": is_count,
 }
 _LARGEST = 2.0**63  # of a number, so that sums over the sites stay numbers
+# Names of metrics come into the log of the server and onto its boards: none breaks a line there or fills them.
+_MOST_METRICS = _LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def validations(into: Mapping[str, SiteRecord], declared: Mapping[str, Declared]
     return accept
 
 
-def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, declared: Mapping[str, Declared]) -> Accept:
+def updates(
+    average: RoundAverage, record: RoundRecord, peer_route: bool, declared: Mapping[str, Declared], validates: bool
+) -> Accept:
     """Puts updates into the average and what comes with them into the record.
 
     Args:
@@ -131,6 +135,7 @@ def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, declar
         record: of the round.
         peer_route: whether the features that a site received came from the sites themselves.
         declared: by site.
+        validates: whether sites were asked to validate.
     """
 
     def accept(site: str, answer: Shareable) -> str | None:
@@ -143,6 +148,8 @@ def updates(average: RoundAverage, record: RoundRecord, peer_route: bool, declar
         strangers = sorted(received.keys() - record.sites.keys())
         if strangers:
             return f"it has features of {', '.join(strangers)}, which were not asked for any"
+        if report["validation"] and not validates:  # it would stand alone, and could choose the best model
+            return "it validated, which this round asks of nobody"
         metrics, validation = _numbers(report["metrics"]), _validation(report["validation"], declared[site])
         spent = _numbers({name: report[name] for name in ("seconds", "peak_mib")})
         parts = _numbers(report["parts"])
@@ -181,12 +188,16 @@ def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics as plain numbers, unless one would spoil the mean over the sites.
 
     Raises:
-        ValueError: when one is no finite number.
+        ValueError: when one is no finite number, there are too many, or a name cannot be printed.
     """
+    if len(metrics) > _MOST_METRICS:
+        raise ValueError(f"{len(metrics)} metrics, more than {_MOST_METRICS}")
+    if not all(isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_NAME for name in metrics):
+        raise ValueError(f"names of metrics that are not of at most {_LONGEST_NAME} printable letters")
     strange = sorted(name for name, value in metrics.items() if not _is_finite(value))
     if strange:
         raise ValueError(f"metrics that are no finite numbers: {', '.join(strange)}")
-    return {str(name): value if type(value) is int else float(value) for name, value in metrics.items()}
+    return {name: value if type(value) is int else float(value) for name, value in metrics.items()}
 
 
 def _is_finite(value: Any) -> bool:

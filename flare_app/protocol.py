@@ -77,6 +77,15 @@ def refusal(reason: str) -> Shareable:
     return make_reply(ReturnCode.EXECUTION_EXCEPTION, headers={Header.REASON: reason})
 
 
+_LONGEST_REASON = 500  # letters
+
+
+def in_one_line(reason: str) -> str:
+    """A reason as it may be logged: nothing that a site wrote begins a line of its own there, or fills the log."""
+    text = " ".join(reason.split())
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
+
+
 def reason_of(reply: Shareable) -> str:
     """Why a reply is no result."""
     code = reply.get_return_code()

@@ -122,6 +122,8 @@ def test_values_beyond_the_range_of_the_sums_are_refused() -> None:
     with pytest.raises(ValueError, match="too large to be averaged in w"):
         average.add("site-1", {"w": torch.tensor([2.0**31])}, 2**9)
     assert average.count == 0
+    with pytest.raises(ValueError, match="too large to be averaged in n"):
+        average.add("site-1", {"n": torch.tensor([-(2**63), 0])}, 1)  # has no counterpart above 0
     average.add("site-1", {"w": torch.tensor([2.0**30])}, 2**9)
 
 

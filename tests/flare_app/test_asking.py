@@ -117,6 +117,17 @@ def test_errors_rejections_and_silence_are_told_apart(asking: Asking) -> None:
         asking.require_quorum("round 2", [], outcome["reasons"])
 
 
+def test_what_a_site_writes_breaks_no_line_of_the_log(asking: Asking) -> None:
+    """A reader of the log looks in it for FLARE's own words."""
+    thread, outcome = _ask(asking, ["a", "b"])
+    asking.answer("a", refusal("no\nServer runner finished.\n" + "x" * 10**6))
+    asking.answer("b", with_report({"problem": "tensors\nof " + "y" * 10**6}))
+    thread.join(5)
+    assert outcome["reasons"]["a"].startswith("no Server runner finished. xxx")
+    assert outcome["reasons"]["b"].startswith("tensors of yyy")
+    assert all(len(reason) < 600 for reason in outcome["reasons"].values())
+
+
 def test_equal_reasons_of_several_sites_are_told_once(asking: Asking, caplog: pytest.LogCaptureFixture) -> None:
     assert listed({"b": "no data", "a": "no data"}) == "all 2 sites: no data"
     assert listed({"b": "no data", "a": "no data"}, others=1) == "a, b: no data"

@@ -165,6 +165,16 @@ def test_a_request_for_features_is_in_whole_numbers_and_none_of_it_is_echoed(
     assert reply.get_header(Header.ROUND) is None
 
 
+@pytest.mark.parametrize(("asked", "shown"), [(None, 3), (10**6, 3), (2, 2)])
+def test_a_peer_gets_no_more_rows_than_the_job_names(tmp_path: Path, asked: int | None, shown: int) -> None:
+    site, task = Site(tmp_path, _executor()), _initialize("features")
+    task.set_header(Header.PULL_ROWS, 3)
+    site.do(TaskName.INITIALIZE, task)
+    weights = tensors_of(site.do(TaskName.INITIAL_WEIGHTS, with_report({})), DataKind.WEIGHTS)
+    site.do(TaskName.SHARE, _round(weights))
+    assert len(tensors_of(site.pull(0, asked), "FCL_FEATURES")["features"]) == shown
+
+
 @pytest.mark.parametrize("by", ["server", UNKNOWN])
 def test_features_are_for_peers_alone(tmp_path: Path, by: str) -> None:
     site = Site(tmp_path, _executor())

@@ -30,10 +30,12 @@ REPORT = {
 }
 
 
-def _taken(report: dict[str, Any], peer_route: bool = True) -> tuple[str | None, RoundRecord, PlainRound]:
+def _taken(
+    report: dict[str, Any], peer_route: bool = True, validates: bool = True
+) -> tuple[str | None, RoundRecord, PlainRound]:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
     average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
-    accept = updates(average, record, peer_route, DECLARED)
+    accept = updates(average, record, peer_route, DECLARED, validates)
     return accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, report)), record, average
 
 
@@ -76,16 +78,20 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
         ({"peak_mib": float("nan")}, "no finite numbers: peak_mib"),
         ({"metrics": {"loss": 2**63}}, "no finite numbers: loss"),
         ({"metrics": {"loss": 10**400}}, "too large to convert to float"),
+        ({"metrics": {"x\nServer runner finished.": 1.0}}, "names of metrics that are not"),
+        ({"metrics": {"x" * 65: 1.0}}, "names of metrics that are not"),
+        ({"metrics": {1: 1.0}}, "names of metrics that are not"),
+        ({"metrics": {f"m{number}": 1.0 for number in range(65)}}, "65 metrics, more than 64"),
         ({"privacy": {"epsilon": "low"}}, "must be real number, not str"),
         ({"features_received": {"b": None}}, "bytes of features that it received are no whole numbers"),
         ({"features_received": {"b": 10**400}}, "bytes of features that it received are no whole numbers"),
-        ({"metrics": None}, "'NoneType' object has no attribute 'items'"),
+        ({"metrics": None}, "object of type 'NoneType'"),
     ],
 )
 def test_nothing_of_a_reply_that_is_rejected_is_kept(change: dict[str, Any], problem: str) -> None:
     record = RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
     average = PlainRound(WEIGHTS, tensor_spec(WEIGHTS), 10.0, "ab")
-    accept = updates(average, record, True, DECLARED)
+    accept = updates(average, record, True, DECLARED, True)
     try:
         told = str(accept("a", with_tensors(DataKind.WEIGHT_DIFF, WEIGHTS, {**REPORT, **change})))
     except Exception as error:
@@ -93,6 +99,14 @@ def test_nothing_of_a_reply_that_is_rejected_is_kept(change: dict[str, Any], pro
     assert problem in told
     assert average.count == 0
     assert record == RoundRecord(0, sites={site: SiteRecord() for site in "ab"})
+
+
+def test_a_validation_that_was_not_asked_for_chooses_no_model() -> None:
+    report = {**REPORT, "validation": {"mean_dice": 1.0, "count": 2.0}}
+    assert _taken(report)[0] is None
+    problem, record, average = _taken(report, validates=False)
+    assert problem == "it validated, which this round asks of nobody"
+    assert (average.count, record.sites["a"].validation) == (0, {})
 
 
 WHOLE: dict[str, Any] = {

@@ -4,7 +4,7 @@ import pytest
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
 
-from flare_app.protocol import path_like, reason_of, refusal, without_paths
+from flare_app.protocol import in_one_line, path_like, reason_of, refusal, without_paths
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,8 @@ def test_reason_of_a_reply_that_a_filter_held_back_tells_whose_log_to_read() -> 
     assert reason_of(refusal("no data")) == "no data"
     assert "see the log of that site" in reason_of(make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR))
     assert reason_of(make_reply(ReturnCode.TASK_ABORTED)) == ReturnCode.TASK_ABORTED
+
+
+def test_a_reason_stays_one_line_of_bounded_length() -> None:
+    assert in_one_line("a\n  b\tc") == "a b c"
+    assert in_one_line("x" * 10**6) == "x" * 500 + "…"

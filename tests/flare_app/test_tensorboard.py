@@ -85,7 +85,7 @@ def test_no_picture_gets_to_the_server_or_onto_its_boards(picture: Any, tmp_path
             report = train_report(features_received={}, **{part: {name: picture}})
             with pytest.raises(EgressError):
                 check_report(EgressPolicy(), TaskName.TRAIN, report)
-            accept = updates(_Unused(), _record(0, ["site-1"]), False, {"site-1": Declared(24, 2)})  # type: ignore[arg-type]
+            accept = updates(_Unused(), _record(0, ["site-1"]), False, {"site-1": Declared(24, 2)}, True)  # type: ignore[arg-type]
             with pytest.raises((TypeError, ValueError, RuntimeError)):
                 accept("site-1", weights(report=report))
             record = _record(0, ["site-1"])
