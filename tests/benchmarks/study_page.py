@@ -19,13 +19,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fcl.evaluation.compare import Difference, adjusted, paired_difference
+from fcl.evaluation.compare import Difference, adjusted, paired_difference, t_half_width
 
 DOCS = Path(__file__).parents[2] / "bundle" / "docs"
 PAGE, SCORES, SITES, PICTURE = (
     DOCS / name for name in ("study.md", "study_scores.csv", "study_sites.csv", "study.png")
 )
 SUPERVISED = 0.915  # nnU-Net with all labels, at full size (methods.md)
+_COLUMNS = ("Dice (95 %, patients)", "better in", "p", "folds 0, 1, 2, 3", "95 %, folds")
 KEYS = ("arm", "mode", "annotated", "fold", "seed")
 
 # (arm, mode, annotated, fold, seed) to who to Dice: a patient's over models, volumes and structures, or a model's.
@@ -168,6 +169,15 @@ def folds(scores: Scores, comparison: Comparison) -> list[int]:
     return sorted(have[0] & have[1] & set(comparison.folds or have[0]))
 
 
+def by_fold(scores: Scores, comparison: Comparison) -> dict[int, float]:
+    """Fold to mean difference over its patients."""
+    return {
+        fold: statistics.fmean(_patients(scores, comparison.arm, comparison.annotated, comparison, [fold]).values())
+        - statistics.fmean(_patients(scores, comparison.reference, _count(comparison), comparison, [fold]).values())
+        for fold in folds(scores, comparison)
+    }
+
+
 def compared(scores: Scores) -> dict[Comparison, Difference]:
     """Every comparison that was run, p adjusted over all of them."""
     changes = [replace(comparison, **way) for comparison in ABLATION for way in WAYS]
@@ -282,33 +292,37 @@ def _fold_cells(scores: Scores, arm: str, mode: str, count: int, seed: int) -> l
 
 
 def _differences(scores: Scores, lines: Mapping[Comparison, Difference], wanted: Sequence[Comparison]) -> str:
-    rows = [["difference", "folds", "Dice (95 %)", "better in", "p", "of the error to 0.915"]]
+    rows = [["difference", *_COLUMNS, "of the error"]]
     for comparison in wanted:
         if comparison in lines:
             line = lines[comparison]
             share = f"{100 * line.difference / (SUPERVISED - line.reference):.0f} %"
-            rows.append([comparison.label, _folds(folds(scores, comparison)), *_cells(line), _minus(share)])
+            rows.append([comparison.label, *_cells(line, by_fold(scores, comparison)), _minus(share)])
     return _markdown(rows)
 
 
 def _ablation(scores: Scores, lines: Mapping[Comparison, Difference]) -> str:
-    header = ["change to FCL", "arm", "fine-tuning", "folds", "Dice (95 %)", "better in", "p"]
     names = ("alone, N=1", "alone, N=2", "federated, N=1")
-    rows = [header]
+    rows = [["change to FCL", "arm", "fine-tuning", *_COLUMNS]]
     for comparison in ABLATION:
         first = True
         for name, way in zip(names, WAYS, strict=True):
             if line := lines.get(own := replace(comparison, **way)):  # type: ignore[arg-type]
                 said = [comparison.label, f"`{comparison.arm}`"] if first else ["", ""]
-                rows.append([*said, name, _folds(folds(scores, own)), *_cells(line)])
+                rows.append([*said, name, *_cells(line, by_fold(scores, own))])
                 first = False
     return _markdown(rows)
 
 
-def _cells(line: Difference) -> list[str]:
-    low, high = (_signed(value) for value in (line.low or 0.0, line.high or 0.0))
+def _cells(line: Difference, own: Mapping[int, float]) -> list[str]:
     p = "< 0.001" if line.p < 0.001 else f"{line.p:.2g}"
-    return [f"{_signed(line.difference)} ({low} to {high})", f"{line.better} of {line.patients}", p]
+    each = ", ".join(_signed(own[fold]) if fold in own else "·" for fold in range(4))
+    over = ""
+    if len(own) > 2:
+        mean, half = statistics.fmean(own.values()), t_half_width(list(own.values()))
+        over = f"{_signed(mean - half)} to {_signed(mean + half)}"
+    patients = f"{_signed(line.difference)} ({_signed(line.low or 0.0)} to {_signed(line.high or 0.0)})"
+    return [patients, f"{line.better} of {line.patients}", p, each, over]
 
 
 def _signed(value: float) -> str:
@@ -317,10 +331,6 @@ def _signed(value: float) -> str:
 
 def _minus(text: str) -> str:
     return "0 %" if text == "-0 %" else text.replace("-", "−")
-
-
-def _folds(own: Sequence[int]) -> str:
-    return "all" if len(own) == 4 else ", ".join(map(str, own))
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -156,6 +156,11 @@ def _patient_means(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
     return result
 
 
+def t_half_width(values: Sequence[float]) -> float:
+    """Half the 95 % interval of a mean, by Student's t; of at least two values."""
+    return float(t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
 def paired_difference(
     arm: str, label: str, left: Mapping[str, float], right: Mapping[str, float], scored: int
 ) -> Difference:
@@ -163,9 +168,7 @@ def paired_difference(
     both = sorted(left.keys() & right.keys())
     pairs = [right[patient] - left[patient] for patient in both]
     mean, count = statistics.fmean(pairs), len(pairs)
-    half = None
-    if count > 1:
-        half = float(t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * statistics.stdev(pairs) / math.sqrt(count)
+    half = t_half_width(pairs) if count > 1 else None
     return Difference(
         arm=arm,
         label=label,
