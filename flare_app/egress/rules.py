@@ -68,10 +68,12 @@ class RowsPerRound:
         """Count the rows of a payload.
 
         Raises:
-            EgressError: when the round would have more than allowed.
+            EgressError: when the round would have more than allowed, or is so long past that nobody counts it any more.
         """
         rows = {hashlib.sha256(row.tobytes()).digest() for row in rows_MD.contiguous().numpy()}
         with self._lock:
+            if len(self._sent) >= _ROUNDS_REMEMBERED and round_number < min(self._sent):
+                raise EgressError("features.rows", f"round {round_number} is long past")
             sent = self._sent.setdefault(round_number, set())
             total = len(sent | rows)
             if total > self.most:

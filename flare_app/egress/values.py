@@ -56,4 +56,6 @@ def _of_codes(name: str, codes: Tensor, scale_C: Tensor) -> float:
     most = largest_code(8 if eight else 4)
     if (codes_CN < -most).any():
         raise EgressError("weights.codes", f"{name} holds a code beyond -{most} to {most}")
+    if ((scale_C == 0) & (codes_CN != 0).any(dim=1)).any():  # they would count as nothing, however many there are
+        raise EgressError("weights.scale", f"{name} holds codes whose scale is 0")
     return float((scale_C.double() * codes_CN.double().square().sum(dim=1).sqrt()).square().sum())

@@ -64,10 +64,12 @@ class PrivacyLedger:
         file: the ledger; None keeps account in memory and in the saved state only.
 
     Raises:
-        ValueError: when the file is there but is no ledger: without it nothing may be released.
+        ValueError: on a delta that is none; when the file is there but is no ledger, without which nothing is released.
     """
 
     def __init__(self, patients: Collection[str], delta: float, scope: str, file: str | Path | None = None) -> None:
+        if not 0 < delta < 1:
+            raise ValueError(f"delta must lie between 0 and 1, got {delta!r}")
         self.patients = sorted(set(patients))
         self.delta = delta
         self.scope = scope
@@ -107,7 +109,7 @@ class PrivacyLedger:
         """
         spent = (float(noise_multiplier), float(sample_rate), int(steps))
         with self._locked():
-            if budget is not None and self.epsilon(spent) > budget:
+            if budget is not None and not self.epsilon(spent) <= budget:  # nor when the budget is no number
                 return False
             record = self._record(self._job, spent)
             before = [own["steps"] for own in self._known if _kind(own) == _kind(record)]

@@ -64,6 +64,16 @@ def test_budget_refuses_before_it_is_passed_and_writes_nothing(tmp_path: Path) -
     assert json.loads((tmp_path / "ledger.json").read_text())["entries"][0]["steps"] == 2
 
 
+def test_a_budget_that_is_no_number_allows_nothing() -> None:
+    assert not ledger(None).spend(100.0, budget=math.nan)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, 2.0, math.nan])
+def test_a_delta_that_is_none_is_refused(delta: float) -> None:
+    with pytest.raises(ValueError, match="delta must lie between 0 and 1"):
+        PrivacyLedger(["a"], delta, "weights")
+
+
 def test_another_job_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "ledger.json"
     first = ledger(file)

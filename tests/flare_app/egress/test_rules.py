@@ -156,6 +156,7 @@ HALF = unit_rows().half()
         ("weights.finite", "train", coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, math.nan])})),
         ("weights.finite", "train", coded_weights(4, **{"encoder.weight:scale": torch.tensor([1.0, math.inf])})),
         ("weights.scale", "train", coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, -1.0])})),
+        ("weights.scale", "train", coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, 0.0])})),
         ("weights.codes", "train", coded_weights(8, **{"encoder.weight": torch.full((2, 3), -128).char()})),
         (
             "weights.codes",
@@ -328,6 +329,8 @@ def test_rows_are_counted_over_a_round_and_a_snapshot_once_for_all_peers() -> No
     for number in range(7, 40):
         examine(policy, rows, "get_features", with_meta(features(seed=2), round=number))
     assert len(rows._sent) == 8
+    with pytest.raises(EgressError, match=r"features\.rows"):  # else a round that is forgotten had no limit any more
+        examine(policy, rows, "get_features", with_meta(features(seed=3), round=6))
 
 
 def test_samples_of_a_snapshot_count_as_its_rows() -> None:
