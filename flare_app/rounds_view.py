@@ -28,7 +28,11 @@ _PACE = 5  # rounds, the last ones, that the time left is judged by
 
 def look_at_rounds(log: Path, total: int | None) -> Look:
     """How many of ``total`` rounds the log says are done, the latest values, and each site's part in the last round."""
-    lines = read_rounds(log) if log.exists() else []
+    return look_at_lines(read_rounds(log) if log.exists() else [], total)
+
+
+def look_at_lines(lines: Sequence[Mapping[str, Any]], total: int | None) -> Look:
+    """:func:`look_at_rounds` for those who have read the log."""
     trained = [line for line in lines if line["metrics"]]
     shown = [f"loss {line['metrics']['loss']:.3f}" for line in lines if "loss" in line["metrics"]][-1:]
     latest = {name: value for line in lines for name, value in line["validation"].items()}

@@ -65,17 +65,19 @@ def _watch_one(
 ) -> int | RunFolder:
     """Show one run; the exit code when it has ended, or the run of a job that began while nothing changed in this."""
     from flare_app.meter import Meter
-    from flare_app.rounds_view import look_at_rounds
+    from flare_app.rounds_view import look_at_lines
 
     lines: list[dict[str, Any]] = []
+    read: tuple[int, int] | None = None
     changed = looked = time.monotonic()
     with Meter(console, "rounds", run.total) as meter:
         while True:
             # Before the log of rounds: what is written before the end is then read after it.
             ended, failure = run.end()
-            earlier, lines = lines, run.lines() or lines  # FLARE takes the log away with a job that has ended
-            if run.log.exists():
-                meter.show(*look_at_rounds(run.log, run.total))
+            earlier, state = lines, _state(run.log)
+            if state is not None and state != read:
+                read, lines = state, run.lines() or lines  # FLARE takes the log away with a job that has ended
+                meter.show(*look_at_lines(lines, run.total))
             if run.complete(lines) or ended:
                 return _verdict(run, lines, failure, console)
             now = time.monotonic()
@@ -88,6 +90,15 @@ def _watch_one(
             if patience_s is not None and now - changed > patience_s:
                 return _give_up(console, patience_s)
             time.sleep(poll_s)
+
+
+def _state(log: Path) -> tuple[int, int] | None:
+    """Tells whether it was written to; None where there is none."""
+    try:
+        found = log.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _newer(run: RunFolder, folder: Path) -> RunFolder | None:

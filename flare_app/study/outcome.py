@@ -48,8 +48,8 @@ class Outcome:
         return sorted(found, key=lambda cell: list(self.study["arms"]).index(cell.arm))
 
     def evaluations(self) -> list[Any]:
-        """As :class:`fcl.evaluation.study_results.Evaluation`."""
-        from fcl.evaluation.study_results import Evaluation
+        """As :class:`fcl.evaluation.study_runs.Evaluation`."""
+        from fcl.evaluation.study_runs import Evaluation
 
         return [
             Evaluation(
@@ -79,10 +79,12 @@ class Outcome:
         """All three files.
 
         ``results.csv`` has a row for each volume and class, ``validation.csv`` one for each validation of a fine-tuning
-        at a site, ``results.json`` what the report's tables and curves hold.
+        at a site, ``results.json`` what the report's tables and curves hold; an evaluation's Dice is null where no
+        volume has one.
         """
         from fcl.evaluation.convergence import curves_by_steps
-        from fcl.evaluation.study_results import curves, label_efficiency, paired
+        from fcl.evaluation.study_pairs import paired
+        from fcl.evaluation.study_results import curves, label_efficiency
 
         evaluated, evaluations = self.finished("evaluate"), self.evaluations()
         with _replaced(self.cells.out / "results.csv") as stream:
@@ -136,14 +138,14 @@ class Outcome:
             writer.writerows(rows)
 
     def _rows(self, cell: Cell) -> Iterator[dict[str, Any]]:
-        from fcl.evaluation.study_results import read_rows
+        from fcl.evaluation.study_runs import read_rows
 
         for who, folder in self.cells.evaluations(cell).items():
             head = {**self._place(cell), "model": who, "configuration": cell.configuration}
             yield from ({**head, **row} for row in read_rows(folder / SCORES))
 
     def _summary(self, cell: Cell) -> dict[str, Any]:
-        from fcl.evaluation.study_results import mean_dice
+        from fcl.evaluation.study_runs import mean_dice
 
         dice = {who: mean_dice(folder / SCORES) for who, folder in self.cells.evaluations(cell).items()}
         minutes: dict[str, float] = {}

@@ -34,7 +34,7 @@ def protocol(study: Study, cohort: Cohort) -> dict[str, str]:
         + "; last weights, none chosen by validation; the same for all arms but where an arm says otherwise",
         "Dice": "for each volume on its native grid, mean over structures, then over volumes"
         + "".join(f"; {change}" for change in _changes(study["evaluate"])),
-        "Spread": "over folds and seeds; local: over sites as well, in a table of its own",
+        "Spread": "over folds and seeds, each run counting once; local: over sites as well, in a table of its own",
     }
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from fcl.evaluation import CaseScore, ClassScore, write_csv
 from fcl.evaluation.convergence import Validations
 from fcl.evaluation.study_report import Arm, StudyReport, write_study_report
-from fcl.evaluation.study_results import Evaluation
+from fcl.evaluation.study_runs import Evaluation
 from flare_app.command.__main__ import main
 from tests.flare_app.fabricated import write_workspace
 

@@ -33,6 +33,9 @@ _CONFIDENCE = 0.95
 class Difference:
     """Dice of an arm minus Dice of the reference, over patients.
 
+    Interval and ``p`` speak of other patients with these trained models, not of other trainings: all patients of a run
+    share its models.
+
     Args:
         arm: compared with the reference.
         label: class, or ``"all"`` for the mean over classes.
@@ -122,6 +125,15 @@ def adjusted(lines: Sequence[Difference]) -> list[Difference]:
     return [replace(line, p=float(p)) for line, p in zip(lines, values, strict=True)]
 
 
+def patient_dice(files: Sequence[Path]) -> dict[str, float]:
+    """Patient to mean Dice over classes, volumes and runs, where there is one.
+
+    Raises:
+        ValueError: as :func:`read_scores`, and when runs have other classes.
+    """
+    return _patient_means(_read_runs(files))[ALL]
+
+
 def _read_runs(files: Sequence[Path]) -> list[Row]:
     """Rows of all runs of an arm."""
     runs = [read_scores(file) for file in files]
@@ -201,8 +213,10 @@ def print_differences(lines: Sequence[Difference], reference: str) -> None:
             str(line.better),
             f"{line.p:.2g}",
         )
+    notes = ["Interval and p speak of other patients with these trained models, not of other trainings."]
     if any(line.left_out for line in lines):
-        table.caption = "Patients: those with a Dice in both, of all; a structure neither there nor predicted has none."
+        notes.append("Patients: those with a Dice in both, of all; a structure neither there nor predicted has none.")
+    table.caption = "\n".join(notes)
     Console(width=120).print(table)
 
 

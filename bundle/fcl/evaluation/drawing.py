@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 from markupsafe import Markup, escape
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -19,9 +20,13 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 MARKERS = "osD^vP*X<>"
 DASHES = ("-", "--", ":", "-.")
+_MARKED, _DRAWN = 300, 500  # points of a line that have markers, and that are drawn at all
 INK = "#010203"  # stands for the page's text colour
 # Told apart on white and on near-black; Okabe and Ito's first, without their yellow.
 PALETTE = (*COLOURS[:6], "#8a8f00", "#8d6bd1", "#7f7f7f", "#b5651d")
+
+
+_Point = TypeVar("_Point")
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,39 @@ def label_axes(axes: Axes, title: str, x: str, y: str) -> None:
     axes.grid(color=INK, alpha=0.12, linewidth=0.7)
 
 
-def draw_legend(axes: Axes, series: Sequence[Series]) -> None:
-    """Names of the lines, in the order drawn."""
-    axes.legend([line.label for line in series], frameon=False, fontsize=9, ncols=1 if len(series) < 6 else 2)
+def thinned(points: Sequence[_Point]) -> Sequence[_Point]:
+    """No more than a page can show, evenly, with the first and the last."""
+    if len(points) <= _DRAWN:
+        return points
+    last = len(points) - 1
+    return [points[round(place * last / (_DRAWN - 1))] for place in range(_DRAWN)]
 
 
-def legend_below(axes: Axes) -> None:
-    """Under the axes, where it hides nothing; as many columns as its words leave room for."""
-    labels = axes.get_legend_handles_labels()[1]
+def draw_line(axes: Axes, line: Series, style: Mapping[str, Any]) -> Artist:
+    """A line, which a legend takes; one of very many points is :func:`thinned`, and without markers."""
+    marker = style.get("marker") if len(line.points) <= _MARKED else None
+    return axes.plot(*zip(*thinned(line.points), strict=True), **{**style, "marker": marker})[0]
+
+
+def draw_legend(axes: Axes, entries: Sequence[tuple[str, Any]], **options: Any) -> None:
+    """Names of what was drawn, in order.
+
+    Given with their artists: matplotlib leaves out a name with a leading underscore that it finds itself.
+    """
+    labels, handles = zip(*entries, strict=True)
+    columns = {"ncols": 1 if len(labels) < 6 else 2}
+    axes.legend(handles, labels, frameon=False, fontsize=9, **{**columns, **options})
+
+
+def legend_below(axes: Axes, entries: Sequence[tuple[str, Any]]) -> None:
+    """Under the axes, where it hides nothing; as many columns as its words leave room for. See :func:`draw_legend`."""
+    labels, handles = zip(*entries, strict=True)
     width = 14 * axes.figure.bbox.width / axes.figure.dpi  # letters in a line: 14 an inch
     columns = int(max(1, min(len(labels), width // (max(map(len, labels)) + 5))))
     axes.figure.legend(
-        frameon=False, fontsize=9, loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.2
-    )
+        handles, labels,
+        frameon=False, fontsize=9, loc="outside lower center", ncols=columns, handlelength=1.4, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def draw_figure(draw: Callable[[Figure], None], description: str, size: tuple[float, float]) -> Drawing:

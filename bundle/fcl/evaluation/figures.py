@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from fcl.evaluation.drawing import (
@@ -16,6 +19,7 @@ from fcl.evaluation.drawing import (
     Series,
     draw_figure,
     draw_legend,
+    draw_line,
     label_axes,
     legend_below,
     line_style,
@@ -35,11 +39,13 @@ def over_rounds(title: str, unit: str, series: Sequence[Series], colours: Sequen
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for number, line in zip(places, series, strict=True):
-            axes.plot(*zip(*line.points, strict=True), **line_style(number), markersize=3.5, linewidth=1.7)
+        entries = [
+            (line.label, draw_line(axes, line, {**line_style(number), "markersize": 3.5, "linewidth": 1.7}))
+            for number, line in zip(places, series, strict=True)
+        ]
         label_axes(axes, title, "rounds done", unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        draw_legend(axes, series)
+        draw_legend(axes, entries)
 
     last = ", ".join(f"{line.label} ends at {line.points[-1][1]:.3g}" for line in series)
     return draw_figure(draw, f"{title} by round: {last}", (4.8, 3.0 if len(series) < 6 else 4.0))
@@ -55,6 +61,7 @@ def dice_by_volume(dice: Mapping[str, Mapping[str, Sequence[float]]]) -> Drawing
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        entries: list[tuple[str, Artist]] = []
         for number, (arm, by_class) in enumerate(dice.items()):
             colour, shift = PALETTE[number % len(PALETTE)], (number - (len(dice) - 1) / 2) * 0.8 / len(dice)
             for place, name in enumerate(classes):
@@ -67,11 +74,11 @@ def dice_by_volume(dice: Mapping[str, Mapping[str, Sequence[float]]]) -> Drawing
                 axes.hlines(
                     sum(values) / len(values), place + shift - 0.14, place + shift + 0.14, colour, linewidth=2.6
                 )
-            axes.plot([], [], color=colour, linewidth=2.6, label=f"{arm} (bar: mean)")
+            entries.append((f"{arm} (bar: mean)", Line2D([], [], color=colour, linewidth=2.6)))
         axes.set_xticks(range(len(classes)), classes)
         axes.set(xlabel="structure", ylabel="Dice (0 to 1)", ylim=(-0.02, 1.02))
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.7)
-        axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(dice)))
+        draw_legend(axes, entries, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(dice)))
 
     return draw_figure(draw, "Dice of every volume by structure and arm", (7.6, 3.2))
 
@@ -88,29 +95,21 @@ def dice_by_annotated(title: str, curves: Sequence[Series], colours: Sequence[in
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        entries: list[tuple[str, Any]] = []
         for place, (line, number) in enumerate(zip(curves, colours, strict=True)):
             # A little aside of each other, or bars would hide one another.
             aside = 1 + 0.012 * (place - (len(curves) - 1) / 2)
             x, y = zip(*((n * aside, value) for n, value in line.points), strict=True)
             bars = [value or 0.0 for value in line.spread] or None
-            axes.errorbar(
-                x,
-                y,
-                yerr=bars,
-                **line_style(number),
-                markersize=5,
-                linewidth=1.7,
-                capsize=3,
-                elinewidth=1,
-                label=line.label,
-            )
+            style = {**line_style(number), "markersize": 5, "linewidth": 1.7}
+            entries.append((line.label, axes.errorbar(x, y, yerr=bars, **style, capsize=3, elinewidth=1)))
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(counts))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(counts, [f"{n:g}" for n in counts])
         axes.set_xlim(counts[0] / 1.15, counts[-1] * 1.15)
         label_axes(axes, title, "annotated patients of each site, N", "mean Dice per volume (0 to 1)")
-        legend_below(axes)
+        legend_below(axes, entries)
 
     said = "; ".join(f"{line.label} " + ", ".join(f"{y:.3f} at {x:g}" for x, y in line.points) for line in curves)
     return draw_figure(draw, f"{title}: {said}", (6.4, 4.4))
@@ -127,10 +126,11 @@ def dice_by_steps(title: str, curves: Sequence[Series], colours: Sequence[int]) 
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        entries = []
         for line, number in zip(curves, colours, strict=True):
             x, y = (np.array(values) for values in zip(*line.points, strict=True))
             style = line_style(number)
-            axes.plot(x, y, **style, markersize=4, linewidth=1.7, label=line.label)
+            entries.append((line.label, axes.plot(x, y, **style, markersize=4, linewidth=1.7)[0]))
             spread = np.array([value or 0.0 for value in line.spread])
             if spread.any():
                 axes.fill_between(x, y - spread, y + spread, color=style["color"], alpha=0.13, linewidth=0)
@@ -141,7 +141,7 @@ def dice_by_steps(title: str, curves: Sequence[Series], colours: Sequence[int]) 
             "mean Dice, held-out patients of each site,\npreprocessed grid (0 to 1)",
         )
         axes.set_xlim(left=0)
-        legend_below(axes)
+        legend_below(axes, entries)
 
     last = ", ".join(f"{line.label} ends at {line.points[-1][1]:.3f}" for line in curves)
     return draw_figure(draw, f"{title}, Dice by fine-tuning steps: {last}", (6.4, 4.4))
@@ -161,17 +161,17 @@ def feature_space(title: str, states: Mapping[str, Mapping[str, tuple[np.ndarray
         for line, (state, views) in zip(grid, states.items(), strict=True):
             for axes, column in zip(line, columns, strict=True):
                 points, group, names = views[column]
+                entries = []
                 for number, name in enumerate(names):
                     chosen = points[group == number]
                     colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
-                    axes.scatter(*chosen.T, s=9, color=colour, marker=marker, alpha=0.7, linewidths=0, label=name)
+                    dots = axes.scatter(*chosen.T, s=9, color=colour, marker=marker, alpha=0.7, linewidths=0)
+                    entries.append((name, dots))
                 label_axes(axes, f"{state}, by {column}", "component 1", "component 2")
                 axes.set(xticks=[], yticks=[])
                 if state == last:
-                    columns_shown = min(4, len(names))
-                    anchor = (0.5, -0.12)
-                    axes.legend(
-                        frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=anchor, ncols=columns_shown,
+                    draw_legend(
+                        axes, entries, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=min(4, len(names)),
                         handletextpad=0.1, columnspacing=0.8,
                     )  # fmt: skip
 

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from fcl.evaluation.drawing import INK, PALETTE, Drawing, Series, draw_figure, label_axes, legend_below, line_style
+from fcl.evaluation.drawing import (
+    INK,
+    PALETTE,
+    Drawing,
+    Series,
+    draw_figure,
+    draw_line,
+    label_axes,
+    legend_below,
+    line_style,
+    thinned,
+)
 
 _SHOWN_SITES = 6  # with more, the lines of single sites tell nothing apart
+_MOST_BARS = 300  # of more rounds they are one area: each would be an element of the page
 _SIZE = (4.8, 3.1)
 # A site's part in a round, best first.
 STATE_COLOURS = {
@@ -37,20 +50,21 @@ def mean_and_sites(title: str, unit: str, mean: Series | None, sites: Sequence[S
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        entries: list[tuple[str, Artist]] = []
         if mean is not None and mean.points:
-            style: dict[str, Any] = {"color": INK, "linewidth": 2.2, "label": mean.label, "zorder": 3}
-            axes.plot(*zip(*mean.points, strict=True), marker="o" if len(mean.points) == 1 else None, **style)
+            style = {"color": INK, "linewidth": 2.2, "zorder": 3, "marker": "o" if len(mean.points) == 1 else None}
+            entries.append((mean.label, draw_line(axes, mean, style)))
         if len(sites) <= _SHOWN_SITES:
             for number, line in enumerate(sites):
-                axes.plot(
-                    *zip(*line.points, strict=True), **line_style(number), markersize=3, linewidth=1, label=line.label
-                )
+                style = {**line_style(number), "markersize": 3, "linewidth": 1}
+                entries.append((line.label, draw_line(axes, line, style)))
         else:
-            x, low, high = zip(*_range(sites), strict=True)
-            axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.25, linewidth=0, label=f"all {len(sites)} sites")
+            x, low, high = zip(*thinned(_range(sites)), strict=True)
+            band = axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.25, linewidth=0)
+            entries.append((f"all {len(sites)} sites", band))
         label_axes(axes, title, "rounds done", unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend_below(axes)
+        legend_below(axes, entries)
 
     lines = [*([mean] if mean is not None and mean.points else []), *sites]
     last = ", ".join(f"{line.label} ends at {line.points[-1][1]:.3g}" for line in lines[: _SHOWN_SITES + 1])
@@ -76,14 +90,13 @@ def participation(states: Sequence[tuple[int, Mapping[str, str]]]) -> Drawing:
                 if state is not None:
                     start, length = numbers[0] - 0.5, len(numbers)
                     axes.broken_barh([(start + 0.03, length - 0.06)], (row - 0.36, 0.72), color=STATE_COLOURS[state])
-        for name in shown:
-            axes.bar(0, 0, color=STATE_COLOURS[name], label=name)
+        entries = [(name, Patch(color=STATE_COLOURS[name])) for name in shown]
         label_axes(axes, "Sites by round", "round", "")
         axes.grid(visible=False)
         axes.set_yticks(range(len(sites)), sites)
         axes.set(xlim=(states[0][0] - 0.6, states[-1][0] + 0.6), ylim=(len(sites) - 0.5, -0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        legend_below(axes)
+        legend_below(axes, entries)
 
     said = "; ".join(
         f"{site} " + ", ".join(f"{sum(s.get(site) == name for _, s in states)} {name}" for name in shown)
@@ -104,15 +117,19 @@ def stacked_rounds(title: str, unit: str, parts: Mapping[str, Sequence[tuple[int
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        below = np.zeros(len(numbers))
+        below, entries = np.zeros(len(numbers)), []
         for (name, points), colour in zip(parts.items(), PALETTE, strict=False):
             height = np.array([value for _, value in points])
-            axes.bar(numbers, height, width=0.82 if len(numbers) < 60 else 1, bottom=below, color=colour, label=name)
-            below += height
+            if len(numbers) > _MOST_BARS:
+                axes.fill_between(numbers, below, below + height, step="mid", color=colour, linewidth=0)
+            else:
+                axes.bar(numbers, height, width=0.82 if len(numbers) < 60 else 1, bottom=below, color=colour)
+            entries.append((name, Patch(color=colour)))
+            below = below + height
         label_axes(axes, title, "round", unit)
         axes.grid(visible=False, axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        legend_below(axes)
+        legend_below(axes, entries)
 
     means = ", ".join(f"{name} {np.mean([v for _, v in points]):.3g}" for name, points in parts.items())
     return draw_figure(draw, f"{title}, mean of a round in {unit}: {means}", (_SIZE[0], _SIZE[1] + 0.4))
@@ -130,16 +147,17 @@ def stacked_sites(title: str, unit: str, parts: Mapping[str, Mapping[str, float]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        left = np.zeros(len(sites))
+        left, entries = np.zeros(len(sites)), []
         for (name, own), colour in zip(parts.items(), PALETTE, strict=False):
             width = np.array([own.get(site, 0.0) for site in sites])
-            axes.barh(range(len(sites)), width, height=0.7, left=left, color=colour, label=name)
+            axes.barh(range(len(sites)), width, height=0.7, left=left, color=colour)
+            entries.append((name, Patch(color=colour)))
             left += width
         label_axes(axes, title, unit, "")
         axes.grid(visible=False, axis="y")
         axes.set_yticks(range(len(sites)), sites)
         axes.set_ylim(len(sites) - 0.5, -0.5)
-        legend_below(axes)
+        legend_below(axes, entries)
 
     totals = ", ".join(f"{site} {sum(own.get(site, 0) for own in parts.values()):.3g}" for site in sites[:20])
     return draw_figure(draw, f"{title} in {unit}: {totals}", (_SIZE[0], max(_SIZE[1] + 0.4, 1.4 + 0.24 * len(sites))))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,10 @@ from fcl.evaluation.federation_log import pretraining_curves, read_rounds, train
 from fcl.evaluation.figures import dice_by_annotated, dice_by_steps, feature_space, over_rounds
 from fcl.evaluation.label_efficiency import Needed
 from fcl.evaluation.page import show_number, show_spread, write_page
-from fcl.evaluation.study_results import (
-    ALL_PHASES,
-    Curves,
-    Evaluation,
-    Paired,
-    Point,
-    arm_pairs,
-    by_class,
-    curves,
-    label_efficiency,
-    on_common_runs,
-    paired,
-    worst_volume,
-)
+from fcl.evaluation.study_pairs import paired
+from fcl.evaluation.study_results import Curves, Point, curves, label_efficiency, worst_volume
+from fcl.evaluation.study_runs import Evaluation, arm_pairs, on_common_runs, split_by_dice, unbalanced, uneven
+from fcl.evaluation.study_tables import class_tables, left_out, pair_tables
 
 _SHOWN_SLICES = 300  # of a picture of the feature space
 
@@ -110,20 +100,23 @@ def write_study_report(path: str | Path, report: StudyReport) -> Path:
     """
     if not report.evaluations:
         raise ValueError("a study's report needs at least one finished evaluation")
+    known, without_dice = split_by_dice(report.evaluations)
+    report = replace(report, evaluations=known)
     found = curves(report.evaluations)
     page = {
         "title": report.title,
         "description": report.description,
         "unfinished": report.unfinished,
+        "without_dice": [left_out(each, report.label) for each in without_dice],
         "tiles": _tiles(report, found),
         "figures": [_label_curve(report, mode, own) for mode, own in found.items()],
         "modes": [_mode_table(report, mode, own) for mode, own in found.items()],
         "source": report.published["source"] if report.published else "",
         "protocol": _protocol(report),
         **_convergence(report, list(found)),
-        "pairs": _pair_tables(report),
+        "pairs": pair_tables(paired(report.evaluations, report.references), report.label),
         "efficiency": _efficiency(report, found),
-        "classes": _class_tables(report, found),
+        "classes": class_tables(report.evaluations, report.label),
         "worst": _worst(report, found),
         "spaces": [_space(report.label(arm), run, states) for arm, (run, states) in report.features.items()],
         "shown": report.shown,
@@ -166,13 +159,14 @@ def _mode_table(report: StudyReport, mode: str, own: Mapping[str, Mapping[int, P
     own_counts = sorted({count for curve in own.values() for count in curve})
     counts = sorted({*own_counts, *printed})
     columns = {n: [who for who, known in (("ours", own_counts), ("published", printed)) if n in known] for n in counts}
-    uneven = _uneven([e for e in report.evaluations if e.mode == mode])
+    own_runs = [e for e in report.evaluations if e.mode == mode]
+    others = uneven(own_runs)
     rows = []
     for arm, curve in own.items():
         theirs = dict(zip(printed, published.get(report.arms[arm].published, []), strict=False))
         cells = []
         for count, sides in columns.items():
-            shown = {"ours": _point(curve.get(count), uneven), "published": _printed(theirs.get(count))}
+            shown = {"ours": _point(curve.get(count), others), "published": _printed(theirs.get(count))}
             cells += [(side, shown[side]) for side in sides]
         rows.append((report.label(arm), cells))
     runs = sorted({point.runs for curve in own.values() for point in curve.values()})
@@ -182,7 +176,8 @@ def _mode_table(report: StudyReport, mode: str, own: Mapping[str, Mapping[int, P
         "columns": columns,
         "published": bool(printed),
         "rows": rows,
-        "uneven": uneven,
+        "uneven": others,
+        "unbalanced": unbalanced(own_runs),
         "runs": " to ".join(str(count) for count in dict.fromkeys((runs[0], runs[-1]))),
         "own_counts": own_counts,
         "by_site": [
@@ -192,14 +187,6 @@ def _mode_table(report: StudyReport, mode: str, own: Mapping[str, Mapping[int, P
         if by_site
         else [],
     }
-
-
-def _uneven(found: Iterable[Evaluation | Validations]) -> bool:
-    """Whether arms or N have different runs, so that their means are of different patients."""
-    runs: dict[tuple[str, int], set[tuple[int, int]]] = {}
-    for each in found:
-        runs.setdefault((each.arm, each.annotated), set()).add((each.fold, each.seed))
-    return len({frozenset(own) for own in runs.values()}) > 1
 
 
 def _point(point: Point | None, with_runs: bool) -> str:
@@ -226,7 +213,8 @@ def _convergence(report: StudyReport, modes: Sequence[str]) -> dict[str, Any]:
         "convergence": [
             _step_curve(report, f"{mode} fine-tuning, N = {count}", own) for (mode, count), own in found.items()
         ],
-        "uneven_steps": [f"{mode} fine-tuning, N = {count}" for mode, count in found if _uneven(own[mode, count])],
+        "uneven_steps": [f"{mode} fine-tuning, N = {count}" for mode, count in found if uneven(own[mode, count])],
+        "unbalanced_steps": [f"{mode} fine-tuning, N = {n}" for mode, n in found if unbalanced(own[mode, n])],
         "unvalidated": [mode for mode in modes if mode not in {known for known, _ in found}],
     }
 
@@ -241,28 +229,6 @@ def _step_curve(report: StudyReport, title: str, own: Mapping[str, Mapping[int, 
         for arm, curve in own.items()
     ]
     return dice_by_steps(title, lines, [report.place(arm) for arm in own])
-
-
-def _pair_tables(report: StudyReport) -> list[tuple[str, list[list[str]]]]:
-    """A table for each reference; ``p`` is adjusted over all of them."""
-    tables: dict[str, list[list[str]]] = {}
-    for line in paired(report.evaluations, report.references):
-        tables.setdefault(report.label(line.reference), []).append(_pair_row(report, line))
-    return list(tables.items())
-
-
-def _pair_row(report: StudyReport, line: Paired) -> list[str]:
-    found = line.found
-    return [
-        line.mode,
-        str(line.annotated),
-        f"{report.label(found.arm)} − {report.label(line.reference)}",
-        f"{found.value:.3f} − {found.reference:.3f}",
-        f"{found.difference:+.3f}",
-        "–" if found.low is None or found.high is None else f"{found.low:+.3f} to {found.high:+.3f}",
-        f"{found.better} of {found.patients}",
-        f"{found.p:.2g}",
-    ]
 
 
 def _efficiency(report: StudyReport, found: Curves) -> list[dict[str, Any]]:
@@ -289,38 +255,6 @@ def _needed(needed: Needed | None) -> str:
     if needed is None:
         return "–"
     return " ".join(part for part in (needed.bound, f"{needed.patients:.3g}") if part)
-
-
-def _class_tables(report: StudyReport, found: Curves) -> list[dict[str, Any]]:
-    """Dice and HD95 by class and phase, for each mode and N."""
-    tables = []
-    counts = sorted({count for own in found.values() for curve in own.values() for count in curve})
-    for mode, own in found.items():
-        uneven = _uneven([e for e in report.evaluations if e.mode == mode])
-        for count in counts:
-            scores = {arm: by_class(_runs(report, mode, arm, count)) for arm in own if count in own[arm]}
-            if not scores:
-                continue
-            phases = dict.fromkeys(phase for own_scores in scores.values() for phase in own_scores)
-            classes = list(dict.fromkeys(name for own_scores in scores.values() for name in own_scores[ALL_PHASES]))
-            runs = {arm: f" ({own[arm][count].runs})" if uneven else "" for arm in scores}
-            rows = [
-                (
-                    report.label(arm) + runs[arm],
-                    phase,
-                    [_dice_and_distance(own_scores.get(phase, {}).get(name)) for name in classes],
-                )
-                for arm, own_scores in scores.items()
-                for phase in phases
-            ]
-            tables.append({"mode": mode, "annotated": count, "classes": classes, "rows": rows, "uneven": uneven})
-    return tables
-
-
-def _dice_and_distance(metrics: Mapping[str, Mapping[str, Any]] | None) -> tuple[str, str]:
-    if metrics is None:
-        return "–", "–"
-    return show_spread(metrics["dice"], 3), show_spread(metrics["hd95_mm"], 1)
 
 
 def _worst(report: StudyReport, found: Curves) -> list[tuple[str, bytes]]:

@@ -1,43 +1,21 @@
-"""What a label-efficiency study found: Dice against annotated patients, by class and phase, and arms paired by patient.
+"""What a label-efficiency study found: Dice against annotated patients, by class and phase, and label efficiency.
 
-A *run* is one fold and seed of an arm. Where each site has a model of its own, all are scored on the held-out patients
-of all sites, and a run's Dice is the mean over these models.
+A run's Dice is the mean over its models; a model without a Dice in any volume is left out, and so is a run without any.
 """
 
 from __future__ import annotations
 
-import csv
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fcl.evaluation.compare import Difference, adjusted, differences
 from fcl.evaluation.label_efficiency import Needed, patients_needed
+from fcl.evaluation.study_runs import Evaluation, Run, arm_pairs, case_dice, in_common, model_dice, read_rows
 from fcl.evaluation.table import describe_values
 
 ALL_PHASES = "all"
 _METRICS = ("dice", "hd95_mm")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A finished evaluation.
-
-    Args:
-        arm, mode: what was evaluated.
-        annotated: N, annotated patients of each site.
-        fold, seed: the run.
-        scores: whose model (``all``, or a site), to its ``scores.csv``.
-    """
-
-    arm: str
-    mode: str
-    annotated: int
-    fold: int
-    seed: int
-    scores: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -58,16 +36,6 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """An arm against a reference, at one N and mode."""
-
-    mode: str
-    annotated: int
-    reference: str
-    found: Difference
-
-
-@dataclass(frozen=True)
 class Equal:
     """How many annotated patients ``reference`` needs for the Dice that ``arm`` has with ``annotated``."""
 
@@ -81,26 +49,6 @@ class Equal:
 Curves = dict[str, dict[str, dict[int, Point]]]
 
 
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """Rows of a ``scores.csv``."""
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def case_dice(rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
-    """Volume to its mean Dice over the classes that have one."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if row["dice"]:
-            values.setdefault(row["case"], []).append(float(row["dice"]))
-    return {case: statistics.fmean(own) for case, own in values.items()}
-
-
-def mean_dice(file: Path) -> float:
-    """Mean over the volumes of a ``scores.csv`` of :func:`case_dice`."""
-    return statistics.fmean(case_dice(read_rows(file)).values())
-
-
 def curves(evaluations: Sequence[Evaluation]) -> Curves:
     """Mode to arm to N to :class:`Point`, each in the order of first appearance, N ascending."""
     result: Curves = {}
@@ -108,10 +56,13 @@ def curves(evaluations: Sequence[Evaluation]) -> Curves:
         runs: list[float] = []
         models: dict[str, list[float]] = {}
         for evaluation in own:
-            means = {who: mean_dice(file) for who, file in evaluation.scores.items()}
-            runs.append(statistics.fmean(means.values()))
+            means = model_dice(evaluation)
+            if means:
+                runs.append(statistics.fmean(means.values()))
             for who, value in means.items():
                 models.setdefault(who, []).append(value)
+        if not runs:
+            continue
         by_site = [statistics.fmean(values) for values in models.values()]
         point = Point(
             statistics.fmean(runs),
@@ -127,6 +78,8 @@ def curves(evaluations: Sequence[Evaluation]) -> Curves:
 def by_class(own: Sequence[Evaluation]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Phase (``"all"`` first) to class to metric to mean and spread over runs of the run's own mean.
 
+    Beside them ``scored``, the volumes that have a value, and ``volumes``, all; of each model and run.
+
     Args:
         own: runs of one arm, mode and N.
     """
@@ -135,13 +88,14 @@ def by_class(own: Sequence[Evaluation]) -> dict[str, dict[str, dict[str, dict[st
     classes = list(dict.fromkeys(row["class"] for row in rows_of_all))
     phases = [ALL_PHASES, *sorted({row["phase"] for row in rows_of_all if row["phase"]})]
 
-    def values(rows: Sequence[Mapping[str, str]], phase: str, name: str, metric: str) -> list[float]:
-        fitting = (r for r in rows if r["class"] == name and phase in (ALL_PHASES, r["phase"]) and r[metric])
-        return [float(row[metric]) for row in fitting]
-
     def over_runs(phase: str, name: str, metric: str) -> dict[str, Any]:
-        found = [values(rows, phase, name, metric) for rows in runs]
-        return describe_values(statistics.fmean(one) for one in found if one)
+        fitting = [[r for r in rows if r["class"] == name and phase in (ALL_PHASES, r["phase"])] for rows in runs]
+        found = [[float(row[metric]) for row in rows if row[metric]] for rows in fitting]
+        return {
+            **describe_values(statistics.fmean(one) for one in found if one),
+            "scored": sum(map(len, found)),
+            "volumes": sum(map(len, fitting)),
+        }
 
     return {
         phase: {name: {metric: over_runs(phase, name, metric) for metric in _METRICS} for name in classes}
@@ -149,68 +103,39 @@ def by_class(own: Sequence[Evaluation]) -> dict[str, dict[str, dict[str, dict[st
     }
 
 
-def arm_pairs(arms: Sequence[str], references: Sequence[str]) -> list[tuple[str, str]]:
-    """Reference and arm of every comparison: each reference with all arms, no pair twice."""
-    pairs: list[tuple[str, str]] = []
-    for reference in (name for name in references if name in arms):
-        others = [arm for arm in arms if arm != reference]
-        pairs += [(reference, arm) for arm in others if (arm, reference) not in pairs]
-    return pairs
-
-
-def paired(evaluations: Sequence[Evaluation], references: Sequence[str]) -> list[Paired]:
-    """Arms against references over patients, on the runs that both have; ``p`` is adjusted over all."""
-    groups = _grouped(evaluations)
-    arms = list(dict.fromkeys(evaluation.arm for evaluation in evaluations))
-    places, lines = [], []
-    for mode, count in dict.fromkeys((mode, count) for mode, _, count in groups):
-        for pair in arm_pairs(arms, references):
-            runs = [{(e.fold, e.seed): e for e in groups.get((mode, arm, count), ())} for arm in pair]
-            common = [run for run in runs[0] if run in runs[1]]
-            if common:
-                files = {
-                    arm: [file for run in common for file in own[run].scores.values()]
-                    for arm, own in zip(pair, runs, strict=True)
-                }
-                places.append((mode, count, pair[0]))
-                lines += differences(files)
-    return [Paired(*place, found) for place, found in zip(places, adjusted(lines), strict=True)]
-
-
 def label_efficiency(evaluations: Sequence[Evaluation], references: Sequence[str]) -> list[Equal]:
     """What each reference needs for the Dice of each arm, at each N of the arm.
 
-    Both Dice are means over the same runs: those that both arms have at N (those of the arm where the reference was not
-    tried with N). Of the reference's curve the points count that have all of them; nothing is said where none has.
+    Both Dice are means over the same runs and models: those that both arms have at N (those of the arm where the
+    reference was not tried with N). Of the reference's curve the points count that have all of them; nothing is said
+    where none has.
     """
-    dice: dict[str, dict[str, dict[int, dict[tuple[int, int], float]]]] = {}
+    dice: dict[str, dict[str, dict[int, dict[Run, dict[str, float]]]]] = {}
     for e in evaluations:
-        mean = statistics.fmean(mean_dice(file) for file in e.scores.values())
-        dice.setdefault(e.mode, {}).setdefault(e.arm, {}).setdefault(e.annotated, {})[e.fold, e.seed] = mean
+        if means := model_dice(e):
+            dice.setdefault(e.mode, {}).setdefault(e.arm, {}).setdefault(e.annotated, {})[e.fold, e.seed] = means
     result = []
     for mode, arms in dice.items():
         for reference, arm in arm_pairs(list(arms), references):
-            for count, own in sorted(arms[arm].items()):
-                runs = set(own) & set(arms[reference].get(count, own))
-                known = {n: theirs for n, theirs in arms[reference].items() if runs and runs <= set(theirs)}
-                if known:
-                    curve = {n: _mean_of(theirs, runs) for n, theirs in known.items()}
-                    needed = patients_needed(curve, _mean_of(own, runs))
+            for count, every in sorted(arms[arm].items()):
+                own = in_common(every, arms[reference].get(count, every))[0]
+                curve = {}
+                for n, theirs in arms[reference].items():
+                    shared, known = in_common(own, theirs)
+                    if own and shared == own:
+                        curve[n] = _mean_over_runs(known)
+                if curve:
+                    needed = patients_needed(curve, _mean_over_runs(own))
                     result.append(Equal(mode, reference, arm, count, needed))
     return result
 
 
-def on_common_runs(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Those of the runs that every arm among them has."""
-    runs: dict[str, set[tuple[int, int]]] = {}
-    for e in evaluations:
-        runs.setdefault(e.arm, set()).add((e.fold, e.seed))
-    common = set.intersection(*runs.values()) if runs else set()
-    return [e for e in evaluations if (e.fold, e.seed) in common]
-
-
 def worst_volume(own: Sequence[Evaluation]) -> tuple[Evaluation, str, str, float]:
-    """Of some evaluations the one with the worst volume by mean Dice, whose model it was, the volume and its Dice."""
+    """Of some evaluations the one with the worst volume by mean Dice, whose model it was, the volume and its Dice.
+
+    Raises:
+        ValueError: when no volume has a Dice.
+    """
     found = [
         (dice, evaluation.fold, evaluation.seed, who, case, evaluation)
         for evaluation in own
@@ -221,8 +146,8 @@ def worst_volume(own: Sequence[Evaluation]) -> tuple[Evaluation, str, str, float
     return evaluation, who, case, dice
 
 
-def _mean_of(values: Mapping[tuple[int, int], float], runs: Iterable[tuple[int, int]]) -> float:
-    return statistics.fmean(values[run] for run in runs)
+def _mean_over_runs(runs: Mapping[Run, Mapping[str, float]]) -> float:
+    return statistics.fmean(statistics.fmean(models.values()) for models in runs.values())
 
 
 def _grouped(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str, int], list[Evaluation]]:

@@ -64,6 +64,14 @@ def test_seeds_of_an_arm_are_averaged(tmp_path: Path, dice: tuple[np.ndarray, np
     assert line.difference == pytest.approx((dice[1] - dice[0]).mean() / 2)
 
 
+def test_runs_of_one_arm_with_other_classes_are_refused(tmp_path: Path, dice: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = (_write(tmp_path / f"{name}.csv", values) for name, values in zip("ab", dice, strict=True))
+    rv = _write(tmp_path / "rv.csv", dice[1][..., :1])
+    # Together they have the reference's classes, so that nothing else would see it.
+    with pytest.raises(ValueError, match=r"runs of one arm have other classes: .*b\.csv, .*rv\.csv"):
+        compare({"random": [a], "fcl": [b, rv]})
+
+
 def test_undefined_values_are_left_out(tmp_path: Path, dice: tuple[np.ndarray, np.ndarray]) -> None:
     dice[0][0, 1, 0] = math.nan
     rows = read_scores(_write(tmp_path / "a.csv", dice[0]))
@@ -139,7 +147,9 @@ def test_command_line_prints_json_and_names_a_wrong_file(
     assert main(["--json", f"random={a}", f"fcl={b}"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["arm"] == "fcl"
     assert main([f"random={a}", f"fcl={b}"]) == 0
-    assert "Dice against random" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Dice against random" in shown
+    assert "not of other trainings" in shown
     (tmp_path / "wrong.csv").write_text("x,y\n1,2\n")
     with pytest.raises(SystemExit):
         main([f"random={a}", f"fcl={tmp_path / 'wrong.csv'}"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fcl.evaluation.drawing import PALETTE, Series, line_style
-from fcl.evaluation.figures import dice_by_annotated, dice_by_steps, feature_space, over_rounds
+from fcl.evaluation.figures import dice_by_annotated, dice_by_steps, dice_by_volume, feature_space, over_rounds
 
 
 def test_figure_is_an_element_that_html_takes_in_the_page_s_ink() -> None:
@@ -36,6 +36,33 @@ def test_a_series_keeps_its_colour_in_every_figure() -> None:
 def test_no_two_of_many_lines_look_alike() -> None:
     styles = [tuple(line_style(number).values()) for number in range(40)]
     assert len(set(styles)) == 40
+
+
+def test_many_points_are_a_thin_line_without_markers() -> None:
+    few, many = (
+        over_rounds("A", "y", [Series("mean", [(x, x % 7) for x in range(count)])]).svg for count in (300, 5000)
+    )
+    assert few.count("<use") > 300
+    assert many.count("<use") < 40  # ticks
+    line = max(re.findall(r'<path d="([^"]*)"', many), key=len)
+    assert 400 < len(re.findall("[ML]", line)) <= 500
+    assert len(many) < len(few)
+    ends = [re.findall(r"[ML] ([\d.]+) ", max(re.findall(r'<path d="([^"]*)"', svg), key=len)) for svg in (few, many)]
+    assert [float(own[place]) for own in ends for place in (0, -1)] == pytest.approx(
+        [float(ends[0][0]), float(ends[0][-1])] * 2, abs=2
+    )
+
+
+def test_names_with_a_leading_underscore_are_in_legends() -> None:
+    line = Series("_slow", [(1.0, 0.5), (2.0, 0.8)])
+    for figure in (
+        over_rounds("A", "y", [line]),
+        dice_by_annotated("B", [line], [0]),
+        dice_by_steps("C", [line], [0]),
+        dice_by_volume({"_slow": {"lv": [0.5]}}),
+        feature_space("D", {"s": {"site": (np.zeros((2, 2)), np.zeros(2, int), ["_slow"])}}),
+    ):
+        assert re.search(r">_slow( \(bar: mean\))?</text>", figure.svg), figure.description
 
 
 def test_ids_of_two_figures_differ() -> None:

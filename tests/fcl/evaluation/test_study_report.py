@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from fcl.evaluation import CaseScore, ClassScore, write_csv
 from fcl.evaluation.convergence import Validations
 from fcl.evaluation.study_report import Arm, StudyReport, write_study_report
-from fcl.evaluation.study_results import Evaluation
+from fcl.evaluation.study_runs import Evaluation
+from tests.fcl.evaluation.study_scores import evaluation
 
 
 @pytest.fixture
@@ -79,6 +81,74 @@ def test_arms_of_different_runs_are_marked_and_tiles_take_common_ones(report: di
     assert "0.600 (1)" not in even.read_text()
     apart = write_study_report(tmp_path / "out.html", StudyReport(**{**content, "evaluations": evaluations[1:]}))
     assert '<div class="tile">' not in apart.read_text()  # of different patients
+
+
+def test_pairs_say_what_runs_say_beside_patients(report: dict[str, Any], tmp_path: Path) -> None:
+    evaluations = [
+        evaluation(tmp_path, arm, {"all": {f"p{fold}{i}": 0.5 + 0.01 * i + gain for i in range(6)}}, fold=fold)
+        for fold, own in enumerate((0.05, 0.01, -0.02))
+        for arm, gain in (("x", 0.0), ("y", own))
+    ]
+    content = {**report, "arms": {"x": Arm("X"), "y": Arm("Y")}, "references": ["x"], "evaluations": evaluations}
+    page = write_study_report(tmp_path / "out.html", StudyReport(**content)).read_text()
+    row = re.search(r"<td>Y − X</td>.*?</tr>", page, re.DOTALL)
+    assert row is not None
+    cells = re.findall(r"<td>([^<]*)</td>", row[0])
+    assert (cells[4], cells[6:]) == ("12 of 18", ["2 of 3", "-0.074 to +0.101"])
+    assert "speak of other patients with these trained models, not of other trainings" in page
+    fewer = write_study_report(tmp_path / "out.html", StudyReport(**{**content, "evaluations": evaluations[:4]}))
+    assert re.search(r"<td>2 of 2</td><td>–</td></tr>", fewer.read_text())
+
+
+def test_runs_without_any_dice_are_named_and_left_out(report: dict[str, Any], tmp_path: Path) -> None:
+    evaluations = [
+        evaluation(tmp_path, arm, {"s1": {"p": dice}}, fold=fold)
+        for arm, own in (("x", (0.4, math.nan)), ("y", (0.5, 0.9)))
+        for fold, dice in enumerate(own)
+    ]
+    content = {**report, "arms": {"x": Arm("X"), "y": Arm("Y")}, "references": ["x"], "evaluations": evaluations}
+    page = write_study_report(tmp_path / "out.html", StudyReport(**content)).read_text()
+    assert "no structure in truth or prediction" in page
+    assert ": X, local, N = 1, fold 1, seed 0, model of s1.</p>" in page
+    tiles = re.findall(r'<span class="soft">(Dice[^<]*)</span><b>([^<]*)</b>', page)
+    assert tiles == [("Dice, X, local, N = 1, 1 run", "0.350")]
+    assert "not all arms have the same runs" in page
+    nothing = write_study_report(tmp_path / "out.html", StudyReport(**{**content, "evaluations": evaluations[1:2]}))
+    assert "X, local, N = 1, fold 1, seed 0" in nothing.read_text()
+
+
+def test_arms_with_models_of_other_sites_are_marked(report: dict[str, Any], tmp_path: Path) -> None:
+    evaluations = [
+        evaluation(tmp_path, "x", {"s1": {"p": 0.4}, "s2": {"p": 0.8}}),
+        evaluation(tmp_path, "y", {"s1": {"p": 0.5}}),
+    ]
+    content = {**report, "arms": {"x": Arm("X"), "y": Arm("Y")}, "references": ["x", "y"], "evaluations": evaluations}
+    page = write_study_report(tmp_path / "out.html", StudyReport(**content)).read_text()
+    assert "not all arms have the same runs, or models of the same sites" in page
+    tiles = re.findall(r'<span class="soft">Dice[^<]*</span><b>([^<]*)</b>', page)
+    assert tiles == ["0.350", "0.450"]
+
+
+def test_folds_with_more_seeds_than_others_are_marked(report: dict[str, Any], tmp_path: Path) -> None:
+    places = [(0, 0), (0, 1), (1, 0)]
+    evaluations = [evaluation(tmp_path, "x", {"all": {"p": 0.4}}, fold=fold, seed=seed) for fold, seed in places]
+    curves = [Validations("x", "local", 1, fold, seed, "all", [(10, {"mean_dice": 0.2})]) for fold, seed in places]
+    content = {**report, "evaluations": evaluations, "validations": curves}
+    page = write_study_report(tmp_path / "out.html", StudyReport(**content)).read_text()
+    assert page.count("not all folds have the same number of seeds") == 2
+    content = {**content, "evaluations": evaluations[1:], "validations": curves[1:]}
+    even = write_study_report(tmp_path / "out.html", StudyReport(**content)).read_text()
+    assert "not all folds have the same number of seeds" not in even
+
+
+def test_a_distance_says_how_many_volumes_it_is_over(report: dict[str, Any], tmp_path: Path) -> None:
+    """Of an arm that misses the structure in half of the volumes it would look like that of one that finds it."""
+    found, missed = ClassScore(0.5, 4.0, 1.0, True, True), ClassScore(0.0, math.nan, math.nan, True, False)
+    cases = [CaseScore(str(n), "p", "", {"lv": found if n % 2 else missed}) for n in range(4)]
+    write_csv(cases, tmp_path / "half.csv")
+    evaluations = [Evaluation("x", "local", 1, 0, 0, {"all": tmp_path / "half.csv"})]
+    page = write_study_report(tmp_path / "out.html", StudyReport(**{**report, "evaluations": evaluations})).read_text()
+    assert '<td>0.250</td><td class="second">4.0 (2 of 4)</td>' in page
 
 
 def test_fine_tuning_of_an_arm_that_is_not_evaluated_yet_is_shown(report: dict[str, Any], tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from flare_app import records, rounds_view, run_folder
 from flare_app.command import __main__ as command
 from flare_app.command import watch as module
 from flare_app.command.__main__ import main
@@ -59,6 +61,30 @@ def test_rounds_are_followed_as_they_come(tmp_path: Path, console: Console, monk
     shown = _shown(console)
     assert shown.index("waiting for a job") < shown.index("rounds 1/3") < shown.index("rounds 2/3")
     assert "rounds 3/3" in shown
+
+
+def test_the_log_is_read_only_when_it_was_written_to(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_workspace(tmp_path, done=1, total=3)
+    read, polls = [], iter(range(8))
+    whole = records.read_rounds
+
+    def counted(file: Path) -> list[dict[str, Any]]:
+        read.append(file)
+        return whole(file)
+
+    for place in (records, run_folder, rounds_view):
+        monkeypatch.setattr(place, "read_rounds", counted)
+
+    def wait(seconds: float) -> None:
+        if next(polls) in (3, 6):
+            write_workspace(tmp_path, done=len(read) + 1, total=3)
+
+    monkeypatch.setattr(module.time, "sleep", wait)
+    assert watch(tmp_path, console) == 0
+    assert len(read) == 3
+    assert [f"rounds {n}/3" in _shown(console) for n in (1, 2, 3)] == [True] * 3
 
 
 def test_patience_ends_and_ctrl_c_leaves_the_job_alone(

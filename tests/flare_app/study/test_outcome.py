@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from fcl.evaluation import CaseScore, ClassScore, write_csv
 from flare_app.study.loading import load_study
 from flare_app.study.outcome import Outcome
-from flare_app.study.plan import plan, plan_all
+from flare_app.study.plan import Cell, plan, plan_all
 from flare_app.study.run import Ledger, run_cells
 from flare_app.study.settings import Study
 from flare_app.study.words import protocol, study_facts
@@ -96,6 +98,7 @@ def test_tables_hold_every_volume_and_what_the_report_shows(finished: Outcome) -
     assert dice[("federated", "fcl", 2)] == pytest.approx(0.75)
     compared = [(e["mode"], e["annotated"], e["reference"], e["found"]["arm"]) for e in content["comparisons"]]
     assert compared == [(mode, n, "random", "fcl") for n in (1, 2) for mode in ("local", "federated")]
+    assert content["comparisons"][0]["over_runs"] == {"runs": 1, "better": 1, "low": None, "high": None}
     equal = {(e["mode"], e["annotated"]): e["needed"] for e in content["label_efficiency"]}
     assert equal[("local", 1)]["patients"] == pytest.approx(2**0.5)
     assert equal[("local", 2)] == {"patients": 2, "bound": "more than"}
@@ -103,6 +106,28 @@ def test_tables_hold_every_volume_and_what_the_report_shows(finished: Outcome) -
     assert (entry["arm"], entry["mode"], entry["annotated"]) == ("fcl", "federated", 2)
     assert entry["dice"] == {"all": pytest.approx(0.75)}
     assert set(entry["minutes"]) == {"pretrain", "finetune", "evaluate"}
+
+
+def test_an_evaluation_without_any_dice_does_not_end_the_study(
+    study: Study, cells: FakeCells, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do = cells.do
+
+    def nothing_to_find(cell: Cell) -> None:
+        do(cell)
+        for file in cells.outputs(cell):
+            if file.name == "scores.csv" and cell.arm == "fcl":
+                absent = ClassScore(math.nan, math.nan, math.nan, in_truth=False, in_prediction=False)
+                write_csv([CaseScore("site-1a_ED", "site-1a", "ED", {"a": absent})], file)
+
+    monkeypatch.setattr(cells, "do", nothing_to_find)
+    outcome = _run(study, cells, console, annotated=[1], modes=["federated"])
+    outcome.write_tables()
+    content = json.loads((cells.out / "results.json").read_text())
+    assert {e["arm"]: e["dice"]["all"] for e in content["evaluations"]} == {"random": pytest.approx(0.6), "fcl": None}
+    assert [e["arm"] for e in content["dice"]] == ["random"]
+    assert (content["comparisons"], content["label_efficiency"]) == ([], [])
+    assert "(no structure in truth or prediction)" in _page(outcome)[0]
 
 
 def test_minutes_of_both_stages_of_pre_training_count_and_the_first_is_named(
