@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from nvflare.apis.client import Client
@@ -14,7 +14,7 @@ from nvflare.apis.wf_comm_spec import WFCommSpec
 from nvflare.app_common.workflows.model_controller import ModelController
 
 from flare_app.intake import Accept
-from flare_app.protocol import in_one_line, reason_of
+from flare_app.protocol import TaskName, in_one_line, reason_of
 from flare_app.roster import NO_ANSWER, Roster
 
 Payloads = list[tuple[Shareable, list[str]]]
@@ -55,7 +55,8 @@ class AskingController(ModelController):
         """Send a task and wait until every site has answered or the time is over.
 
         A site that gives no answer is absent from here on; one whose reply is rejected has offended. A site that
-        replies with an error has done neither.
+        replies with an error has done neither. Nor is it an offence when what a site tells of itself at the start
+        cannot be used: it has sent no update, and most often is of another version.
 
         Args:
             name: of the task.
@@ -72,7 +73,7 @@ class AskingController(ModelController):
         def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
             site, answer = client_task.client.name, client_task.result
             client_task.result = None  # the task outlives the round, the tensors need not
-            problem = self._examine(site, answer, accept)
+            problem = self._examine(site, answer, accept, name != TaskName.INITIALIZE)
             if problem:
                 reasons[site] = problem
             else:
@@ -87,11 +88,30 @@ class AskingController(ModelController):
             for site in set(sites).difference(taken, reasons):
                 how_long = "and FLARE has lost the site" if gone else f"within {timeout_s} s"
                 reasons[site] = f"{NO_ANSWER} {name!r} {how_long}"
-                self.roster.lose(site, reasons[site])
+                rounds = self.roster.miss(site, reasons[site])
+                if rounds > 1:
+                    self.warning(
+                        f"{site} has left {self.roster.silences[site]} tasks unanswered since its last usable update: "
+                        f"at least {rounds} rounds go by without it"
+                    )
         return sorted(taken), reasons
 
-    def require_quorum(self, what: str, taken: Collection[str], refused: Reasons) -> None:
-        """Go on only with enough usable results.
+    def require_quorum(
+        self,
+        what: str,
+        taken: Collection[str],
+        refused: Reasons,
+        earlier: Mapping[str, str] | None = None,
+        resting: Collection[str] = (),
+    ) -> None:
+        """Go on only with enough usable results, or with enough sites that can still give one.
+
+        Args:
+            what: was asked for.
+            taken: sites that gave a usable result.
+            refused: why others gave none.
+            earlier: the same of sites that have been told of before.
+            resting: sites that have not been asked yet, and can step in.
 
         Raises:
             JobFailed: with the reason of every site that is left out.
@@ -103,11 +123,13 @@ class AskingController(ModelController):
         for site in sorted(refused):
             if self.roster.is_excluded(site):
                 self.warning(f"{site} is {self.roster.excluded[site]}: it takes no part in the rest of the job")
-        if len(taken) < self.min_sites:
-            missing = {**self.roster.left_out, **refused}
+        if len(taken) + len(resting) < self.min_sites:
+            missing = {**self.roster.left_out, **(earlier or {}), **refused}
+            others = len(taken) + len(resting)
+            turns = f" ({', '.join(sorted(resting))} could step in: sites_per_round gives turns)" if resting else ""
             raise JobFailed(
-                f"{what}: {len(taken)} of {len(taken) + len(missing)} sites gave a usable result, "
-                f"{self.min_sites} are needed. {listed(missing, len(taken))}"
+                f"{what}: {len(taken)} of {others + len(missing)} sites gave a usable result, "
+                f"{self.min_sites} are needed{turns}. {listed(missing, others)}"
             )
 
     def invite(self, name: str, payload: Callable[[], Shareable], site: str, timeout_s: int) -> None:
@@ -126,12 +148,12 @@ class AskingController(ModelController):
         self._invitations[site] = self._send(name, payload(), [site], timeout_s, received)
 
     def arrived(self, accept: Accept) -> tuple[list[str], Reasons]:
-        """As :meth:`ask`, of the replies to invitations that have come meanwhile."""
+        """As :meth:`ask`, of the replies to invitations that have come meanwhile; none of them is an offence."""
         taken: list[str] = []
         reasons: Reasons = {}
         for site in sorted(self._arrived):
             self._invitations.pop(site, None)
-            problem = self._examine(site, self._arrived.pop(site), accept)
+            problem = self._examine(site, self._arrived.pop(site), accept, may_offend=False)
             if problem:
                 reasons[site] = problem
             else:
@@ -144,14 +166,14 @@ class AskingController(ModelController):
         """Drop what comes too late; FLARE's model controller would keep it."""
         self.warning(f"{client.name}: its answer to {task_name!r} comes too late and is dropped")
 
-    def _examine(self, site: str, answer: Shareable, accept: Accept) -> str | None:
+    def _examine(self, site: str, answer: Shareable, accept: Accept, may_offend: bool) -> str | None:
         if answer.get_return_code() != ReturnCode.OK:
             return in_one_line(reason_of(answer))
         try:
             problem = accept(site, answer)
         except Exception as error:  # whatever a site replies, the others' job goes on
             problem = f"its reply cannot be read: {type(error).__name__}: {error}"
-        if problem:
+        if problem and may_offend:
             self.roster.offend(site)
         return in_one_line(problem) if problem else None
 

@@ -22,17 +22,17 @@ from flare_app.averaging import averaging_for
 from flare_app.checks import other_plan, restarting_sites
 from flare_app.enrolment import Enrolment
 from flare_app.exchange import Exchange
-from flare_app.intake import Shared, shares, updates, validations
+from flare_app.intake import validations
 from flare_app.memory import keep_for_good
 from flare_app.participation import check_sites_per_round, taking_part
 from flare_app.protocol import Header, TaskName, exported_in_full, tensor_bytes
 from flare_app.records import RoundLog, RoundRecord, SiteRecord, mean_validation, summary
 from flare_app.roster import Roster
-from flare_app.routing import feature_payloads
 from flare_app.state import BEST, RunState, open_folder
 from flare_app.stopwatch import Stopwatch
 from flare_app.storage import StorageError
 from flare_app.tensorboard import FOLDER, SiteBoards
+from flare_app.training import Training
 from flare_app.weights import Holders
 
 
@@ -52,6 +52,9 @@ class FCLController(AskingController):
       An error at the site or a missing answer is no offence.
     * An update is implausible when its L2 norm is more than ``max_norm_ratio`` times that of the global weights. This
       catches a site that has diverged, not one that means harm.
+    * A site that is of another version or architecture than most is left out as long as it is; that is no offence.
+    * A site that is silent again and again, with no usable update between, is asked again after ever more rounds.
+    * Where sites take turns, those that rest step in for those that fail before a round fails.
     * An update weighs as many slices as the site has to train on, its validation as many volumes as it validated on;
       with more than the site declared when it started it is rejected. One that lies from the start weighs what it says:
       the log tells what each declares.
@@ -68,7 +71,7 @@ class FCLController(AskingController):
         max_norm_ratio: updates with an L2 norm above this many times that of the global weights are rejected; None
             accepts any finite one.
         max_update_norm: the same as a number of its own; None sets no other limit.
-        max_offences: rejected updates after which a site is excluded.
+        max_offences: rejected updates after which a site is excluded; a resumed run may have more.
         admit_late: ask absent sites again; False leaves them out for the rest of the job.
         validate_every: rounds between validations of the global weights; the final weights always are. 0: never.
         best_metric: validation metric whose highest mean chooses ``best.pt``; None writes no such file.
@@ -181,6 +184,15 @@ class FCLController(AskingController):
             self, self._averaging, terms, self._policy.active, pretrained, start_timeout_s, task_timeout_s
         )
         self._holders = Holders()
+        self._training = Training(
+            self,
+            self._policy,
+            self._enrolment.declared,
+            self._holders,
+            self._weights_payloads,
+            self._stamp,
+            task_timeout_s,
+        )
         self._round_ended = 0.0
         self._folder = Path()
         self._held = ExitStack()  # the folder, for the life of the job
@@ -214,7 +226,7 @@ class FCLController(AskingController):
         problem = other_plan(found, self.num_rounds, self._shaping) if found else None
         if problem:
             raise JobFailed(problem)
-        self.roster = Roster(sites, self.max_offences, found.offences if found else None)
+        self.roster = Roster(sites, self.max_offences, *((found.offences, found.silences) if found else ()))
         self._state = self._enrolment.start(found)
         self._state.server_settings = self._shaping
         self._state.facts.exchange, self._state.facts.route = self.exchange, self.route
@@ -251,29 +263,11 @@ class FCLController(AskingController):
         if validates and record.resting:
             with spent.part("validation"):
                 rested = self._validate_resting(number, record.resting)
-        payloads = self._weights_payloads(number, record.sites)
-        if self._policy.active:
-            shared: dict[str, Shared] = {}
-            accept = shares(shared, self._policy.relayed)
-            with spent.part("sharing"):
-                taken, record.rejected = self.ask(TaskName.SHARE, payloads, self.task_timeout_s, accept)
-            self._holders.answered(number, taken, record.rejected)
-            self.require_quorum(f"round {number + 1}, sharing", taken, record.rejected)
-            payloads = feature_payloads(self._policy, number, shared)
-            for site, entry in shared.items():
-                if entry.features is not None:
-                    record.sites[site].bytes_features_up = tensor_bytes(entry.features.data)
-        asked = [site for _, group in payloads for site in group]
-        average = self._averaging.begin(self._state.weights, self._enrolment.signature.spec, asked)
-        accept = updates(average, record, not self._policy.relayed, self._enrolment.declared, validates)
-        for payload, _ in payloads:
-            self._stamp(payload, number)
-            payload.set_header(Header.VALIDATE, validates)
-        with spent.part("training"):
-            record.accepted, refused = self.ask(TaskName.TRAIN, payloads, self.task_timeout_s, accept)
-        record.rejected.update(refused)
-        self._holders.answered(number, record.accepted, refused)
-        self.require_quorum(f"round {number + 1}", record.accepted, refused)
+        average = self._averaging.begin(self._state.weights, self._enrolment.signature.spec, present)
+        self._training.run(record, average, spent, validates)
+        rested = {
+            site: entry for site, entry in rested.items() if site in record.resting
+        }  # who stepped in did it again
         record.count = average.count
         accepted = {site: record.sites[site] for site in record.accepted}
         record.metrics = weighted_mean({site: (entry.count, entry.metrics) for site, entry in accepted.items()})
@@ -285,7 +279,8 @@ class FCLController(AskingController):
         self._state.averaging = self._averaging.state_dict()
         self._state.round = number + 1
         self._state.count_round(record.accepted, record.rejected)
-        self._state.offences = dict(self.roster.offences)
+        self.roster.contributed(record.accepted)
+        self._state.offences, self._state.silences = dict(self.roster.offences), dict(self.roster.silences)
         self._round_ended = time.monotonic()
         record.seconds = self._round_ended - started
         return record

@@ -83,11 +83,11 @@ class Enrolment:
         return self._begin() if found is None else self._go_on(found)
 
     def admit(self, number: int, invite: bool) -> list[str]:
-        """Take in the absent sites that have answered meanwhile, and ask the others again, waiting for none.
+        """Take in the absent sites that have answered meanwhile, and ask those again that are due, waiting for none.
 
         Args:
             number: of the round that they take part in from now on, 0-based.
-            invite: whether the others are asked.
+            invite: whether others are asked.
 
         Returns:
             sites that have built their workflow anew, and hold no weights of the federation.
@@ -97,11 +97,12 @@ class Enrolment:
         _, refused = asking.arrived(introductions(reports))
         refused.update(self._take_in(reports))
         for site, reason in sorted(refused.items()):
-            asking.warning(f"round {number + 1}: {site} asked to take part, but {reason}")
+            if asking.roster.absent.get(site) != reason:  # else it has been told, a round ago
+                asking.warning(f"round {number + 1}: {site} asked to take part, but {reason}")
             asking.roster.lose(site, reason)
         for site in sorted(reports.keys() - refused.keys()):
             asking.info(f"{site} takes part again from round {number + 1}")
-        for site in asking.roster.absent if invite else ():
+        for site in asking.roster.due() if invite else ():
             known = site in self._known
             timeout_s = self._timeout_s if known else self._start_timeout_s
             asking.invite(TaskName.INITIALIZE, partial(self._opening, with_weights=not known), site, timeout_s)
@@ -127,7 +128,6 @@ class Enrolment:
                 problem = f"what it tells of itself cannot be used: {type(error).__name__}"
             if problem:
                 refused[site] = problem
-                self._asking.roster.offend(site)
         return refused
 
     def _fitted(self, site: str, report: Mapping[str, Any]) -> str | None:

@@ -44,8 +44,9 @@ from flare_app.protocol import (
     with_report,
     with_tensors,
 )
+from flare_app.restoring import restored
 from flare_app.site import HostedJob
-from flare_app.state import SiteState, SiteStates, random_state, set_random_state
+from flare_app.state import SiteState, SiteStates, random_state
 from flare_app.stopwatch import Stopwatch
 from flare_app.storage import StorageError
 from flare_app.terms import Terms
@@ -166,7 +167,6 @@ class FCLExecutor(Executor):
             self._key = site_key(task, fl_ctx)
             self._weights = SiteWeights(terms.weight_bits)
             self._open(fl_ctx, threads=_share_of_cores(task.get_header(Header.SITES)) if simulated else None)
-            keep_for_good()
         participant = self._ready()
         described = participant.describe()
         if self._exchange.active and participant.shares_features:
@@ -177,6 +177,7 @@ class FCLExecutor(Executor):
             if pretrained:
                 self._load_pretrained(participant, pretrained)
             self._resumed_round = self._resume(participant, int(task.get_header(Header.RESUME_ROUND, 0)))
+            keep_for_good()
         else:
             # Asked again after missing something: what this process holds is newer than any file.
             self.logger.warning(
@@ -312,20 +313,14 @@ class FCLExecutor(Executor):
         if self._states is None:
             return 0
         try:
-            self._states.check()
-        except StorageError as error:
-            raise SiteError(f"this site cannot save its state, see the log of {self._site}") from error
-        if round_number == 0:
-            self._states.clear()
-            return 0
-        state = self._states.load(round_number)
+            state = restored(self._states, participant, round_number, self._site)
+        except SiteError:
+            # Built anew when the server asks again: from settings that may be mended, with nothing half restored.
+            self._workflow.finalize()
+            self._workflow = self._participant = None
+            raise
         if state is None:
-            self.logger.warning(f"{self._site}: no saved state, this site begins afresh in round {round_number}")
             return 0
-        if state.round != round_number:
-            self.logger.warning(f"{self._site}: the newest saved state is of round {state.round}, not {round_number}")
-        participant.load_state_dict(state.participant)
-        set_random_state(state.rng)
         self._weights.feedback.residual = state.residual
         self._trained = state.round
         return state.round

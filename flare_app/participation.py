@@ -44,3 +44,20 @@ def taking_part(round_number: int, sites: Sequence[str], sites_per_round: int | 
     circle = sorted(sites, key=lambda site: hashlib.sha256(f"{number} {site}".encode()).digest())
     first = place * sites_per_round
     return sorted(circle[(first + step) % len(circle)] for step in range(sites_per_round))
+
+
+def stand_ins(round_number: int, resting: Sequence[str], accepted: Sequence[str], min_sites: int) -> list[str]:
+    """Sites that train out of turn, sorted: as many as results are missing, the same ones whenever the round is done.
+
+    Without them a site that fails whenever its turn comes would end the job, and every resumed one at the same place.
+    A site that steps in does what it does in a round of its own, and accounts for it: its features and their budget,
+    its noise, the state that it saves.
+
+    Args:
+        round_number: 0-based.
+        resting: sites that can step in.
+        accepted: sites whose results are usable.
+        min_sites: least number of those.
+    """
+    missing = min_sites - len(accepted)
+    return taking_part(round_number, resting, missing) if missing > 0 else []

@@ -37,20 +37,25 @@ def choose_peers(
     return chosen
 
 
-def feature_payloads(exchange: Exchange, round_number: int, shared: Mapping[str, Shared]) -> Payloads:
+def feature_payloads(
+    exchange: Exchange, round_number: int, shared: Mapping[str, Shared], training: Collection[str]
+) -> Payloads:
     """What each site gets to train with: the names of its peers or, relayed, their features.
 
     Args:
         exchange: of the job.
         round_number: of the round.
         shared: what each site shares.
+        training: those of them that are to train; the others have done so in this round.
     """
-    sites = sorted(shared)
+    if not training:
+        return []  # else a payload for nobody, which FLARE takes as one for all
     # A site that shows nothing (withheld, cohort too small, budget spent) trains on, but is not asked in vain.
-    offering = [site for site in sites if shared[site].rows > 0]
+    offering = [site for site in sorted(shared) if shared[site].rows > 0]
+    sites = sorted(training)
     if not exchange.relayed and exchange.fan_out is None:
         return [(_told(offering), sites)]  # each knows that it is no peer of its own
-    chosen = choose_peers(round_number, sites, offering, exchange.fan_out)
+    chosen = choose_peers(round_number, sorted(shared), offering, exchange.fan_out)
     if not exchange.relayed:
         return [(_told(chosen[site]), [site]) for site in sites]
     payloads: Payloads = []

@@ -82,6 +82,7 @@ class RunState:
         best: ``{"round", "value"}`` of the best validation so far.
         sites: per site the rounds in which its result was accepted and those in which it was refused.
         offences: per site how many of its updates were rejected for what they held.
+        silences: per site how many tasks it left unanswered since its last usable update.
         averaging: what the averaging keeps from round to round, see :class:`flare_app.averaging.Averaging`.
         facts: what the card is made of.
     """
@@ -94,6 +95,7 @@ class RunState:
     best: dict[str, float] = field(default_factory=dict)
     sites: dict[str, dict[str, int]] = field(default_factory=dict)
     offences: dict[str, int] = field(default_factory=dict)
+    silences: dict[str, int] = field(default_factory=dict)
     averaging: dict[str, Tensor] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
 
@@ -239,14 +241,14 @@ class SiteStates:
         with storing(self.folder, f"this site's state after round {state.round}"):
             with replacing(self.folder / f"round_{state.round:05d}.pt") as stream:
                 torch.save(state.state_dict(), stream)
-            files = self._files()
+            files = self.files()
             current = [file for file in files if _round_of(file) <= state.round]
             for file in set(files).difference(current[-self.keep :]):
                 file.unlink()
 
     def load(self, round_number: int) -> SiteState | None:
         """The state after ``round_number`` rounds, or the newest before it, or None."""
-        for file in reversed(self._files()):
+        for file in reversed(self.files()):
             if _round_of(file) > round_number:
                 continue
             try:
@@ -257,10 +259,11 @@ class SiteStates:
 
     def clear(self) -> None:
         """Forget an earlier run."""
-        for file in self._files():
+        for file in self.files():
             file.unlink()
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Those that are there, the oldest first."""
         return sorted(self.folder.glob("round_*.pt"))
 
 

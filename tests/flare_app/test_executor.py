@@ -266,6 +266,15 @@ def test_training_with_exchange_needs_the_round_to_have_begun(tmp_path: Path) ->
     assert reason_of(site.do(TaskName.TRAIN, task)) == "round 0 was not begun at this site"
 
 
+def test_training_with_exchange_needs_features_of_the_same_round(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor())
+    weights = site.started("features")
+    site.do(TaskName.SHARE, _round(weights))
+    task = _round(weights, 1)
+    task.set_header(Header.PEERS, ["site-1", "site-2"])
+    assert reason_of(site.do(TaskName.TRAIN, task)) == "round 1 was not begun at this site"
+
+
 def test_nonsense_of_a_peer_does_not_end_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     site = Site(tmp_path, _executor())
     weights = site.started("features")

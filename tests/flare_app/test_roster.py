@@ -32,3 +32,19 @@ def test_offences_of_an_earlier_part_of_the_job_count() -> None:
     roster.offend("a")
     assert roster.present == ["b"]
     assert roster.offences == {"a": 3, "gone": 5}
+
+
+def test_the_more_often_a_site_is_silent_the_later_it_is_due() -> None:
+    roster = Roster(["a", "b"], max_offences=2, silences={"b": 1})
+    assert roster.miss("b", "silent") == 2
+    assert [roster.due(), roster.due(), roster.due()] == [[], ["b"], ["b"]]
+    roster.lose("b", "of another version")
+    assert roster.due() == ["b"]
+    roster.admit("b")
+    assert roster.miss("b", "silent") == 4
+    assert [roster.due() for _ in range(4)] == [[], [], [], ["b"]]
+    roster.admit("b")
+    roster.contributed(["a", "b"])
+    assert roster.silences == {}
+    assert roster.miss("b", "silent") == 1
+    assert roster.due() == ["b"]

@@ -49,9 +49,9 @@ def test_sites_that_offer_nothing_ask_and_are_not_asked() -> None:
 
 def test_peer_route_tells_names_one_payload_for_all_where_all_ask_all() -> None:
     shared = {site: Shared(0 if site == "c" else 3) for site in "cab"}
-    ((payload, sites),) = feature_payloads(Exchange("features"), 0, shared)
+    ((payload, sites),) = feature_payloads(Exchange("features"), 0, shared, shared)
     assert (payload.get_header(Header.PEERS), sites) == (["a", "b"], ["a", "b", "c"])
-    payloads = feature_payloads(Exchange("features", fan_out=1), 0, shared)
+    payloads = feature_payloads(Exchange("features", fan_out=1), 0, shared, shared)
     told = {sites[0]: payload.get_header(Header.PEERS) for payload, sites in payloads}
     assert told == choose_peers(0, ["a", "b", "c"], ["a", "b"], 1)
 
@@ -63,7 +63,7 @@ def _shown(rows: int) -> FeatureSet:
 def test_relay_forwards_the_chosen_peers_and_a_sample_of_each() -> None:
     rows = {site: 0 if site == "site-3" else 6 for site in SITES}
     shared = {site: Shared(count, encode(_shown(count), "features", 4)) for site, count in rows.items()}
-    payloads = feature_payloads(Exchange("features", "relay", fan_out=2, pull_rows=4), 4, shared)
+    payloads = feature_payloads(Exchange("features", "relay", fan_out=2, pull_rows=4), 4, shared, shared)
     chosen = choose_peers(4, SITES, [site for site in SITES if site != "site-3"], 2)
     for payload, sites in payloads:
         sets = from_shareable(payload).data

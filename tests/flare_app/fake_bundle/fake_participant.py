@@ -113,11 +113,14 @@ class FakeParticipant:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": self.generator.get_state(),
+            "batch_size": self.batch_size,
             "peers": {site: (entry.features, entry.partition) for site, entry in self.peers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
+        if state["batch_size"] != self.batch_size:
+            raise ValueError(f"the state of /data/patient007 is of batches of {state['batch_size']}")
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["rng"])
         self.peers = {site: FeatureSet(*entry) for site, entry in state["peers"].items()}
