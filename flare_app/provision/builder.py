@@ -91,6 +91,7 @@ def adapt_kit(kit: Path, dead_after_s: int = DEAD_AFTER_S) -> list[str]:
         _keep_jobs_in_workspace(kit / "startup/sub_start.sh")
         _let_leads_read_their_logs(local / "authorization.json.default")
     else:
+        _keep_files_from_coordinators(local / "authorization.json.default")
         _add_samples(local)
     return _missing_classes(own) if own.is_file() else []
 
@@ -137,6 +138,19 @@ def _let_leads_read_their_logs(file: Path) -> None:
     file.write_text(json.dumps(authorization, indent=2) + "\n")
 
 
+def _keep_files_from_coordinators(file: Path) -> None:
+    """FLARE's console has `cat` and `grep` for every text file below a site's kit: logs, ledgers, keys of cases.
+
+    They remain with those of the site's own organisation.
+    """
+    authorization = _read_json(file)
+    permissions = authorization["permissions"]
+    if permissions["project_admin"] == "any":
+        permissions["project_admin"] = dict.fromkeys(permissions["lead"], "any")
+    permissions["project_admin"]["shell_commands"] = "none"
+    file.write_text(json.dumps(authorization, indent=2) + "\n")
+
+
 def _add_samples(local: Path) -> None:
     """Files that a site's engineer renames to switch them on."""
     shutil.copyfile(_HERE / "fcl_site.json", local / "fcl_site.json.sample")
@@ -146,7 +160,9 @@ def _add_samples(local: Path) -> None:
     authorization = _read_json(local / "authorization.json.default")
     permissions = authorization["permissions"]
     rights = [right for right in permissions["lead"] if right != "byoc"]
-    permissions["project_admin"] = {**dict.fromkeys(rights, "any"), "server-predeployed-flwr": "none"}
+    permissions["project_admin"] = {
+        **dict.fromkeys(rights, "any"), "server-predeployed-flwr": "none", "shell_commands": "none"
+    }  # fmt: skip
     for role in _ROLES:
         permissions[role]["byoc"] = "none"
     (local / "authorization.json.no_byoc.sample").write_text(json.dumps(authorization, indent=2) + "\n")

@@ -94,6 +94,10 @@ def test_site_streams_no_logs_and_finds_samples_of_its_own_files(kits: Kits, sit
         "org_admin": "none",
         "lead": "none",
     }
+    for name in ("authorization.json.default", "authorization.json.no_byoc.sample"):  # `cat` reads what lies in a kit
+        rights = _json(local / name)["permissions"]
+        assert (rights["project_admin"]["shell_commands"], rights["lead"]["shell_commands"]) == ("none", "o:site")
+        assert rights["project_admin"]["submit_job"] == rights["project_admin"]["operate"] == "any"
     # Samples do nothing until a site's engineer renames them.
     assert not [*local.glob("*.json")]
 
