@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ class StepFailed(RuntimeError):
 
 
 def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[[], tuple[int, str] | Look]) -> None:
-    """Run ``command`` with its output in ``log``; its processes end with this one.
+    """Run ``command`` with its output in ``log``; its processes end with this one, also when this one is killed.
 
     Args:
         command: program and arguments.
@@ -40,8 +41,18 @@ def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[
         StepFailed: when it ends with an error; the message has the end of the log and its path.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+    supervised = [sys.executable, "-m", "flare_app.supervisor", *command]
+    with (
+        open(log, "wb") as stream,
+        subprocess.Popen(
+            supervised,
+            stdin=subprocess.PIPE,  # closed when this process is gone
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            close_fds=False,  # the lock of a folder, see alone_with_children
+        ) as process,
+    ):
         try:
             while process.poll() is None:
                 meter.show(*look())
@@ -49,7 +60,6 @@ def run_process(command: Sequence[str], log: Path, meter: Meter, look: Callable[
         finally:
             if process.poll() is None:
                 end_family(psutil.Process(process.pid))
-                process.wait()
     if process.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
         raise StepFailed(f"{tail}\n\nThe command ended with code {process.returncode}. The whole log: {log}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
 
 _LOCK = ".lock"
+_LOCK_OF_CHILDREN = ".lock_of_children"
 _PATIENCE_S = 30.0  # the process of a job that was just ended may take a moment to die
 
 
@@ -53,6 +55,28 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def alone_with_children(folder: Path) -> Iterator[None]:
+    """Keep other commands out of ``folder`` meanwhile, and after this process was killed until its children have ended.
+
+    Children are those started with ``close_fds=False``: they have the descriptor of a lock, and keep it.
+
+    Raises:
+        filelock.Timeout: at once, when another command or its children are there.
+    """
+    with FileLock(folder / _LOCK, timeout=0), open(folder / _LOCK_OF_CHILDREN, "wb") as file:
+        os.set_inheritable(file.fileno(), True)
+        try:
+            free = lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            free = True  # a file system that knows no such locks: FileLock has found another way, children cannot
+        if not free:
+            raise Timeout(file.name)
+        yield
 
 
 @contextmanager

@@ -21,12 +21,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from rich.console import Console
 
 from fcl.commandline import key_value
 from flare_app.processes import end_like_ctrl_c
 from flare_app.steps import StepFailed
+from flare_app.storage import alone_with_children
 from flare_app.study.asked import note, noted, recall, remember
 from flare_app.study.cells import Cells, all_threads
 from flare_app.study.data import prepare_cohort
@@ -67,7 +68,14 @@ def run_study(arguments: argparse.Namespace, console: Console) -> None:
         return
     if not arguments.report:
         remember(out, chosen)
-    asked = recall(out, study) or [chosen]
+    earlier, lacking = recall(out, study)
+    for arm in lacking:
+        console.print(
+            f"not in results and report: {arm}, whose encoder no file is named for: --set arms::{arm}::encoder=FILE",
+            soft_wrap=True,
+            highlight=False,
+        )
+    asked = earlier or [chosen]
     outcome = Outcome(study, plan_all(study, asked, cohort.split), ledger.seconds, cells)
 
     def publish() -> None:
@@ -146,15 +154,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; gives the exit code."""
     arguments, console = parse(argv), Console()
     end_like_ctrl_c()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(arguments.out / ".lock", timeout=0):
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        with alone_with_children(arguments.out):
             run_study(arguments, console)
     except Timeout:
-        console.print(f"another study is running in {arguments.out}", markup=False)
+        console.print(
+            f"another study is running in {arguments.out}, or processes of one that was killed: wait for them",
+            markup=False,
+            soft_wrap=True,
+        )
         return 1
     except (StepFailed, ValueError, FileNotFoundError) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except OSError as error:
+        console.print(
+            f"{error}. Once that is mended, the same command goes on after the last finished cell",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         return 1
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on after the last finished cell")

@@ -23,19 +23,24 @@ def remember(out: Path, chosen: Selection) -> None:
     note(out / ASKED_FILE, asdict(chosen))
 
 
-def recall(out: Path, study: Study) -> list[Selection]:
+def recall(out: Path, study: Study) -> tuple[list[Selection], list[str]]:
     """What commands in ``out`` asked for, without what the study no longer has.
+
+    Returns:
+        What was asked for, and the arms that are left out of it since their encoder's file is not named this time.
 
     Raises:
         StudyError: when the file that keeps it cannot be read.
     """
-    known = {"arms": study["arms"], "folds": range(study["folds"]), "modes": study.modes}
-    asked = []
-    for earlier in noted(out / ASKED_FILE):
+    lacking = [arm for arm in study["arms"] if study.lacks_encoder(arm)]
+    arms = [arm for arm in study["arms"] if arm not in lacking]
+    known = {"arms": arms, "folds": range(study["folds"]), "modes": study.modes}
+    asked, entries = [], noted(out / ASKED_FILE)
+    for earlier in entries:
         kept = {name: [v for v in values if v in known.get(name, values)] for name, values in earlier.items()}
         if all(kept.values()):
             asked.append(study.select(**kept))
-    return asked
+    return asked, [arm for arm in lacking if any(arm in earlier.get("arms", ()) for earlier in entries)]
 
 
 def note(file: Path, entry: dict[str, Any]) -> None:

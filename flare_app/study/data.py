@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fcl
+from flare_app.storage import replacing
 from flare_app.study.settings import Selection, Study, StudyError
 
 STUDY_FILE = "study.json"
@@ -56,7 +57,8 @@ def prepare_cohort(
         tie: whether ``out`` may hold no other study from now on; else it is only looked at.
 
     Raises:
-        StudyError: when data, split and what is asked for do not fit together, or ``out`` is of another study.
+        StudyError: when data, split and what is asked for do not fit together, ``out`` is of another study, or
+            what ties it to one cannot be read.
         fcl.data.DataProblems: with everything that is wrong with the folder or the split.
     """
     from fcl.data import make_split, read_split, write_split
@@ -76,10 +78,13 @@ def prepare_cohort(
     named = {patient for site in split["sites"].values() for fold in site["folds"] for patient in fold}
     own = [record for record in records if record.patient in named]
     identity = _identity(study["data"], own, split)
-    _refuse_another(out, identity)
+    known = _tied_to(out / STUDY_FILE)
+    if known is not None:
+        _refuse_another(out, known, identity)
     if tie:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / STUDY_FILE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        if known != identity:
+            with replacing(out / STUDY_FILE) as stream:
+                stream.write((json.dumps(identity, indent=2) + "\n").encode())
         write_split({"description": "", "seed": 0, **split}, out / SPLIT_FILE)
     labelled = sum(record.label is not None for record in own)
     return Cohort(dataset_dir, out / SPLIT_FILE, split, len(named), len(own), labelled)
@@ -157,10 +162,21 @@ def _identity(data: str, records: Sequence[Any], split: Mapping[str, Any]) -> di
     }
 
 
-def _refuse_another(out: Path, identity: Mapping[str, Any]) -> None:
+def _tied_to(file: Path) -> dict[str, Any] | None:
+    """What the folder is tied to; None as long as it is to nothing."""
+    if not file.is_file():
+        return None
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{file} cannot be read: {error}. Remove it: finished cells stay") from error
+    if not isinstance(known, dict):
+        raise StudyError(f"{file} must hold a JSON object. Remove it: finished cells stay")
+    return known
+
+
+def _refuse_another(out: Path, known: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """A folder whose cells are of other patients or labels: their results could not be compared."""
-    file = out / STUDY_FILE
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else identity
     words = {"data": "another data set", "files": "other files", "sites": "another split into sites and folds"}
     differing = [word for key, word in words.items() if known.get(key) != identity[key]]
     if differing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import fcl
 from flare_app.study.checks import likeness_problems, study_problems, unknown_keys
+from flare_app.study.keys import key_problems
 from flare_app.study.settings import NAMING, Study, StudyError, listed, merge
 
 _DEFAULTS: dict[str, Any] = {
@@ -44,12 +46,15 @@ def load_study(files: Sequence[Path], preset: str | None = None, changes: Mappin
     if name and name not in presets:
         raise StudyError(f"there is no preset {name!r}; choose from {listed(presets)}")
     content = merge(content, presets.get(name, {}))
+    known, problems = content.get("arms"), []
     for key, value in (changes or {}).items():
-        content = merge(content, _nested(key.split("::"), value))
-    problems = unknown_keys(content) or likeness_problems(content.get("arms", {}))
+        change = _nested(key.split("::"), value)
+        problems += _new_arms(change.get("arms"), known)
+        content = merge(content, change)
+    problems = list(dict.fromkeys(problems)) or unknown_keys(content) or likeness_problems(content.get("arms", {}))
     if not problems:
         content["arms"] = {arm: _filled(content["arms"], arm) for arm in content.get("arms", {})}
-        problems = study_problems(content)
+        problems = study_problems(content) or key_problems(Study(content, name))
     if problems:
         where = ", ".join(str(file) for file in files)
         raise StudyError("\n".join([f"the study ({where}) cannot be run:", *problems]))
@@ -64,6 +69,19 @@ def _filled(arms: Mapping[str, Any], arm: str) -> dict[str, Any]:
         return own
     base = {key: value for key, value in _filled(arms, like).items() if key not in NAMING}
     return merge(base, own)
+
+
+def _new_arms(changed: Any, known: Any) -> list[str]:
+    """Arms that a change would make: nothing would run one whose name is a misspelt other's."""
+    if not isinstance(changed, Mapping) or not isinstance(known, Mapping):
+        return []  # no arms, as other checks say
+    problems = []
+    for arm in changed:
+        if arm not in known:
+            close = difflib.get_close_matches(arm, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"choose from {listed(known)}."
+            problems.append(f"there is no arm {arm!r}, {hint} A new arm belongs in a file, after --config")
+    return problems
 
 
 def _read(file: Path) -> dict[str, Any]:

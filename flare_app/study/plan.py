@@ -87,7 +87,7 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
         if training is None:
             return None
         first = pretrained(training["after"], fold, seed) if training.get("after") else None
-        key = bundle.key(training, fold, seed, bundle.files("pretrain", training), first)
+        key = bundle.key(training, fold, seed, config_files("pretrain", training), first)
         return add(Cell("pretrain", owners[arm], fold, seed, training=training, after=first, configuration=key))
 
     for seed in chosen.seeds:
@@ -108,7 +108,7 @@ def plan(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[Cell
                         if not _fits(study, arm, annotated, fold, split):
                             continue
                         training = study.finetuning(arm, mode)
-                        files = bundle.files("finetune", training)
+                        files = config_files("finetune", training)
                         settings = [bundle.with_encoder(training), annotated]
                         key = bundle.key(settings, fold, seed, files, encoders.get(arm))
                         tuned = add(
@@ -138,6 +138,12 @@ def left_out(study: Study, chosen: Selection, split: Mapping[str, Any]) -> list[
                     "annotation"
                 )
     return lines
+
+
+def config_files(stage: str, training: Mapping[str, Any]) -> list[str]:
+    """Of the bundle's ``configs`` those that a training merges, the data's apart."""
+    base, folder, _ = STAGES[stage]
+    return [base, *([f"{folder}/{training['method']}.json"] if training.get("method") else [])]
 
 
 def _fits(study: Study, arm: str, annotated: int, fold: int, split: Mapping[str, Any]) -> bool:
@@ -174,10 +180,6 @@ class _Digests:
         self._root = fcl.bundle_root() / "configs"
         self._data, self._split = f"data/{data}.json", split["sites"]
         self._known: dict[str, str] = {}
-
-    def files(self, stage: str, training: Mapping[str, Any]) -> list[str]:
-        base, folder, _ = STAGES[stage]
-        return [base, *([f"{folder}/{training['method']}.json"] if training.get("method") else [])]
 
     def with_encoder(self, training: Mapping[str, Any]) -> dict[str, Any]:
         """``training`` with the content of the encoder that it starts from in place of its path."""

@@ -74,6 +74,11 @@ class Study:
         given = {"encoder": str(Path(encoder).resolve())} if encoder else {}
         return _with_shared(self, {**merge(self["finetune"][mode], own), **given})
 
+    def lacks_encoder(self, arm: str) -> bool:
+        """Whether it starts from an encoder made elsewhere whose file is not named."""
+        spec = self["arms"][arm]
+        return "encoder" in spec and not spec["encoder"]
+
     def unannotated(self, arm: str) -> int:
         """Training patients of each site that the arm needs without annotation, to learn from them in fine-tuning."""
         return int(self["arms"][arm].get("unannotated", 0))
@@ -109,7 +114,7 @@ class Study:
         problems += [
             f"arms::{arm} starts from an encoder made elsewhere: name its file, --set arms::{arm}::encoder=FILE"
             for arm in chosen["arms"]
-            if "encoder" in self["arms"].get(arm, {}) and not self["arms"][arm]["encoder"]
+            if arm in self["arms"] and self.lacks_encoder(arm)
         ]
         if problems:
             raise StudyError("\n".join(problems))

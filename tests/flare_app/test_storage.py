@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
-from flare_app.storage import StorageError, keep_as, replacing, storing
+from flare_app.storage import StorageError, alone_with_children, keep_as, replacing, storing
 
 
 def _interrupted(file: Path) -> None:
@@ -41,6 +44,20 @@ def test_a_file_keeps_its_name_beside_the_other(tmp_path: Path, links: bool, mon
         assert sorted(entry.name for entry in tmp_path.iterdir()) == ["new", "old"]
     new.unlink()
     assert old.read_text() == "two"
+
+
+def _no_locks(*_: object) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+@pytest.mark.parametrize("locks", [True, False])
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_folder_is_for_one_command_at_a_time(tmp_path: Path, locks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", _no_locks)
+    for _ in range(2):
+        with alone_with_children(tmp_path), pytest.raises(Timeout), alone_with_children(tmp_path):
+            pass
 
 
 def test_message_says_what_where_why_and_the_way_out(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ def study(study_file: Path) -> Study:
     return load_study([study_file])
 
 
+def arms_file(folder: Path, **arms: Any) -> Path:
+    """A file with arms to lay over the study's own."""
+    file = folder / "arms.json"
+    file.write_text(json.dumps({"arms": arms}))
+    return file
+
+
 class FakeCells(Cells):
     """Writes at once what a cell would have written after training."""
 

@@ -6,11 +6,13 @@ from flare_app.study.costs import cost_table
 from flare_app.study.loading import load_study
 from flare_app.study.plan import plan
 
-from .conftest import SPLIT, FakeCells
+from .conftest import SPLIT, FakeCells, arms_file
 
 
-def test_every_stage_of_an_arm_counts_also_where_arms_share_it(study_file: Path, cells: FakeCells) -> None:
-    study = load_study([study_file], changes={"arms::then": {"pretrain": {"method": "mim", "after": "fcl"}}})
+def test_every_stage_of_an_arm_counts_also_where_arms_share_it(
+    study_file: Path, tmp_path: Path, cells: FakeCells
+) -> None:
+    study = load_study([study_file, arms_file(tmp_path, then={"pretrain": {"method": "mim", "after": "fcl"}})])
     chosen = study.select(arms=["random", "fcl", "fcl_slow", "then"], annotated=[1], modes=["local"])
     known = plan(study, chosen, SPLIT)
     for cell in known:

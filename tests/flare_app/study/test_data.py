@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +105,41 @@ def test_a_folder_of_another_study_is_refused_with_the_way_out(
     Path(records[0].image).write_bytes(b"something else")
     with pytest.raises(StudyError, match="holds a study of other files, which cannot be continued"):
         _prepare(_study(study_file), tmp_path)
+
+
+@pytest.mark.usefixtures("records")
+def test_what_ties_a_folder_to_its_data_is_written_once_and_whole(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _prepare(study, tmp_path)
+    file = tmp_path / "out" / "study.json"
+    first = file.stat()
+    _prepare(study, tmp_path)
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+    file.unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        _prepare(study, tmp_path)
+    assert not file.exists()
+
+
+@pytest.mark.usefixtures("records")
+@pytest.mark.parametrize("content", ["", '{"data": "ph', "[]"])
+def test_a_broken_tie_is_told_with_the_way_out(study: Study, tmp_path: Path, content: str) -> None:
+    _prepare(study, tmp_path)
+    file = tmp_path / "out" / "study.json"
+    file.write_text(content)
+    with pytest.raises(StudyError) as error:
+        _prepare(study, tmp_path)
+    assert str(file) in str(error.value)
+    assert "Remove it: finished cells stay" in str(error.value)
+    file.unlink()
+    _prepare(study, tmp_path)
+    assert json.loads(file.read_text())["data"] == "phantom"
 
 
 def test_data_must_be_named_and_known(study_file: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import fcl
 from flare_app.study.loading import load_study
 from flare_app.study.settings import Study, StudyError
 
+from .conftest import arms_file
+
 
 def test_later_files_presets_and_changes_lie_over_earlier_ones(study_file: Path, tmp_path: Path) -> None:
     (tmp_path / "more.json").write_text(json.dumps({"pretrain": {"steps": 7}, "arms": {"extra": {}}}))
@@ -25,17 +27,14 @@ def test_first_preset_is_taken_when_none_is_named(study: Study) -> None:
     assert study.preset == "small"
 
 
-def test_an_arm_like_another_takes_all_but_its_names_from_it(study_file: Path) -> None:
-    changes = {
-        "arms::fcl::published": "FCL",
-        "arms::fcl_twice::like": "fcl_long",
-        "arms::fcl_twice::finetune::local::set::learning_rate": 0.5,
-        "arms::fcl_long::like": "fcl",
-        "arms::fcl_long::pretrain::rounds": 20,
-        "arms::unlearned::like": "fcl_long",
-        "arms::unlearned::pretrain": None,
-    }
-    study = load_study([study_file], changes=changes)
+def test_an_arm_like_another_takes_all_but_its_names_from_it(study_file: Path, tmp_path: Path) -> None:
+    more = arms_file(
+        tmp_path,
+        fcl_twice={"like": "fcl_long", "finetune": {"local": {"set": {"learning_rate": 0.5}}}},
+        fcl_long={"like": "fcl", "pretrain": {"rounds": 20}},
+        unlearned={"like": "fcl_long", "pretrain": None},
+    )
+    study = load_study([study_file, more])
     fcl_rounds = study.pretraining("fcl")
     assert fcl_rounds is not None
     assert study.pretraining("fcl_long") == study.pretraining("fcl_twice") == {**fcl_rounds, "rounds": 20}
@@ -43,9 +42,7 @@ def test_an_arm_like_another_takes_all_but_its_names_from_it(study_file: Path) -
     assert study.finetuning("fcl_long", "local") == study.finetuning("fcl", "local")
     assert study.pretraining("unlearned") is None
     assert (study.label("fcl_long"), study.published("fcl_long")) == ("fcl_long", None)
-    alone = load_study(
-        [study_file], changes={**changes, "arms::fcl_long::like": None, "arms::fcl_long::pretrain": None}
-    )
+    alone = load_study([study_file, more], changes={"arms::fcl_long::like": None, "arms::fcl_long::pretrain": None})
     assert alone.pretraining("fcl_long") is None
 
 
@@ -93,6 +90,28 @@ def test_fine_tuning_follows_no_arm(study_file: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"arms::flc::pretrain::set::momentum": 0.5},
+            "there is no arm 'flc', did you mean 'fcl'? A new arm belongs in a file, after --config",
+        ),
+        ({"arms::zzz": {}}, "there is no arm 'zzz', choose from random, fcl, fcl_slow. A new arm belongs in a file"),
+        ({"arms": {"flc": {}}}, "there is no arm 'flc', did you mean 'fcl'?"),
+    ],
+)
+def test_a_change_makes_no_arm(study_file: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(StudyError) as error:
+        load_study([study_file], changes=changes)
+    assert message in str(error.value)
+
+
+def test_an_arm_whose_name_is_none_of_a_file_is_told(study_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="'a/b' names files"):
+        load_study([study_file, arms_file(tmp_path, **{"a/b": {}})])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"pretrain::round": 3}, "unknown key 'pretrain::round', did you mean 'rounds'?"),
         ({"pretrain::rounds": 0}, "arms::fcl::pretrain: rounds must be a whole number of at least 1, got 0"),
         ({"arms::fcl::pretrain::method": "fcll"}, "there is no method 'fcll'; choose from byol"),
@@ -101,7 +120,6 @@ def test_fine_tuning_follows_no_arm(study_file: Path) -> None:
         ({"pretrain::sites_per_round": 1}, "sites_per_round must be a whole number of at least 2, or null for all"),
         ({"finetune::local::alone": 0}, "alone is how many sites fine-tune where each does so by itself, got 0"),
         ({"arms::fcl::finetune::both": {}}, "there is no mode 'both'; choose from local, federated"),
-        ({"arms::a/b": {}}, "'a/b' names files"),
         ({"references": ["none"]}, "references: there is no arm 'none'"),
         ({"arms::fcl::unannotated": -1}, "arms::fcl: unannotated must be a whole number, got -1"),
         ({"folds": 1}, "folds must be a whole number of at least 2, got 1"),

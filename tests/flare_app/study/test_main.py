@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,27 @@ def test_arms_that_are_gone_are_not_asked_for(study_file: Path) -> None:
     assert _call(study_file, "--arms", "random", "--annotated", "1") == 0
 
 
+def test_an_arm_without_its_encoder_does_not_hold_up_the_others(
+    study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(study_file.read_text())
+    content["arms"]["transfer"] = {"encoder": None}
+    study_file.write_text(json.dumps(content))
+    (tmp_path / "encoder.pt").touch()
+    named = ["--set", f"arms::transfer::encoder={tmp_path / 'encoder.pt'}"]
+    asked = ["--annotated", "1", "--modes", "local"]
+    assert _call(study_file, "--arms", "random", "transfer", *asked, *named) == 0
+    capsys.readouterr()
+    assert _call(study_file, "--arms", "random", *asked, "--report") == 0
+    said = capsys.readouterr().out
+    assert "not in results and report: transfer, whose encoder no file is named for" in said
+    assert "--set arms::transfer::encoder=FILE" in said
+    assert _call(study_file, "--arms", "random", *asked, "--report", *named) == 0
+    assert "not in results" not in capsys.readouterr().out
+    rows = (study_file.parent / "out" / "results.csv").read_text()
+    assert "transfer" in rows
+
+
 def test_what_stopped_a_study_is_told_even_where_the_report_fails(
     study_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +126,25 @@ def test_what_stopped_a_study_is_told_even_where_the_report_fails(
 def test_mistakes_end_with_1_and_the_way_out(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _call(study_file, "--arms", "nothing") == 1
     assert "choose from random, fcl, fcl_slow" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_told_without_a_traceback(
+    study_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/out/results.csv")
+
+    monkeypatch.setattr(command, "remember", full)
+    assert _call(study_file) == 1
+    said = capsys.readouterr().out
+    assert "No space left on device" in said
+    assert "/data/out/results.csv" in said
+    assert "the same command goes on after the last finished cell" in said
+
+
+def test_a_folder_that_cannot_be_made_is_told(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--config", str(study_file), "--out", str(study_file / "out")]) == 1
+    assert "Not a directory" in capsys.readouterr().out
 
 
 def test_two_studies_in_one_folder_are_refused(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

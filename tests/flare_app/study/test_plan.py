@@ -12,7 +12,7 @@ from flare_app.study.loading import load_study
 from flare_app.study.plan import left_out, plan
 from flare_app.study.settings import Study
 
-from .conftest import CONTENT, SPLIT
+from .conftest import CONTENT, SPLIT, arms_file
 
 
 def _keys(study: Study, split: dict[str, object] = SPLIT, **wanted: list[object]) -> dict[str, str]:
@@ -134,7 +134,7 @@ def test_another_split_or_bundle_file_changes_the_keys_that_depend_on_it(
 def test_an_encoder_from_elsewhere_counts_by_its_content(study_file: Path, tmp_path: Path) -> None:
     def keys(name: str, content: bytes) -> dict[str, str]:
         (tmp_path / name).write_bytes(content)
-        study = load_study([study_file], changes={"arms::moved::encoder": str(tmp_path / name)})
+        study = load_study([study_file, arms_file(tmp_path, moved={"encoder": str(tmp_path / name)})])
         return _keys(study, arms=["moved"], modes=["local"])
 
     one = keys("one.pt", b"weights")

@@ -8,6 +8,8 @@ import pytest
 from flare_app.study.loading import load_study
 from flare_app.study.settings import Study, StudyError, merge, steps_together
 
+from .conftest import arms_file
+
 
 def test_arm_says_only_what_differs(study: Study) -> None:
     assert study.pretraining("random") is None
@@ -47,11 +49,12 @@ def test_unknown_choices_are_told_together_with_the_known_ones(study: Study) -> 
 def test_an_arm_that_starts_from_an_encoder_asks_for_its_file(study_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "encoder.pt"
     file.touch()
-    study = load_study([study_file], changes={"arms::moved::encoder": None})
+    files = [study_file, arms_file(tmp_path, moved={"encoder": None})]
+    study = load_study(files)
     assert study.select(arms=["random"]).arms == ("random",)
     with pytest.raises(StudyError, match=r"name its file, --set arms::moved::encoder=FILE"):
         study.select(arms=["random", "moved"])
-    assert load_study([study_file], changes={"arms::moved::encoder": str(file)}).select(arms=["moved"]).arms
+    assert load_study(files, changes={"arms::moved::encoder": str(file)}).select(arms=["moved"]).arms
 
 
 def test_a_study_whose_arms_pretrain_nothing_says_nothing_of_it(study_file: Path) -> None:
