@@ -4,10 +4,12 @@ import json
 import math
 import os
 import stat
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from opacus.accountants import RDPAccountant
 from opacus.accountants.analysis.rdp import compute_rdp
 from opacus.accountants.utils import get_noise_multiplier
@@ -62,6 +64,26 @@ def test_budget_refuses_before_it_is_passed_and_writes_nothing(tmp_path: Path) -
     assert [account.spend(1.5, budget=two) for _ in range(4)] == [True, True, False, False]
     assert account.epsilon() == pytest.approx(two)
     assert json.loads((tmp_path / "ledger.json").read_text())["entries"][0]["steps"] == 2
+
+
+def test_steps_of_one_noise_at_other_rates_are_counted_each_at_its_own() -> None:
+    account = ledger(None)
+    account.spend(2.0, 0.25, 3)
+    account.spend(2.0, 1.0, 1)
+    assert account.epsilon() == pytest.approx(epsilon_of([(2.0, 0.25, 3), (2.0, 1.0, 1)], DELTA))
+    assert account.epsilon() > 1.2 * epsilon_of([(2.0, 0.25, 4)], DELTA)
+
+
+def test_a_ledger_is_written_by_one_job_at_a_time(tmp_path: Path) -> None:
+    account = ledger(tmp_path / "ledger.json")
+    with FileLock(tmp_path / "ledger.json.lock"):
+        thread = threading.Thread(target=account.spend, args=(2.0,))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert not (tmp_path / "ledger.json").exists()
+    thread.join(10)
+    assert account.releases == 1
 
 
 def test_a_budget_that_is_no_number_allows_nothing() -> None:

@@ -200,6 +200,13 @@ def test_patients_are_drawn_independently_at_the_rate(cache: SliceCache) -> None
     assert {0, 1, 2, 3} <= set(sizes)
 
 
+def test_who_is_drawn_cannot_be_foretold(cache: SliceCache) -> None:
+    """The amplification by sampling that the account takes holds as long as nobody knows the sample."""
+    data = SliceDataset(cache, ["v0", "v1", "v2", "v3", "v4", "v5"])
+    drawn = [[batch["patient"].unique().tolist() for batch in PatientBatches(data, 0.5, 1, 12)] for _ in range(3)]
+    assert drawn[0] != drawn[1] or drawn[1] != drawn[2]
+
+
 def test_slices_of_a_patient_are_its_own_and_repeat_when_they_run_out(cache: SliceCache) -> None:
     for slices in (5, 11):
         batches = PatientBatches(SliceDataset(cache), 1.0, slices, 1)
