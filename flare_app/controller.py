@@ -265,9 +265,8 @@ class FCLController(AskingController):
                 rested = self._validate_resting(number, record.resting)
         average = self._averaging.begin(self._state.weights, self._enrolment.signature.spec, present)
         self._training.run(record, average, spent, validates)
-        rested = {
-            site: entry for site, entry in rested.items() if site in record.resting
-        }  # who stepped in did it again
+        # Who stepped in has validated again, and counts among those that trained.
+        rested = {site: entry for site, entry in rested.items() if site in record.resting}
         record.count = average.count
         accepted = {site: record.sites[site] for site in record.accepted}
         record.metrics = weighted_mean({site: (entry.count, entry.metrics) for site, entry in accepted.items()})

@@ -13,6 +13,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 
@@ -25,11 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; gives the command's exit code, 128 and the signal's number where one ended it."""
     end_like_ctrl_c()
     with subprocess.Popen(sys.argv[1:] if argv is None else argv, stdin=subprocess.DEVNULL) as process:
-        try:
+        with suppress(KeyboardInterrupt):  # told to end, which it does only after the command
             while process.poll() is None and not select.select([sys.stdin], [], [], _POLL_S)[0]:
                 pass
-        except KeyboardInterrupt:
-            pass  # told to end, which it does only after the command
         if process.poll() is None:
             end_family(psutil.Process(process.pid))
     return process.returncode if process.returncode >= 0 else 128 - process.returncode

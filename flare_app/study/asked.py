@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flare_app.storage import replacing
-from flare_app.study.settings import Selection, Study, StudyError
+from flare_app.study.settings import Selection, Study, read_kept
 
 ASKED_FILE = "asked.json"
 
@@ -57,12 +57,4 @@ def noted(file: Path) -> Sequence[Any]:
     Raises:
         StudyError: when it cannot be read.
     """
-    if not file.is_file():
-        return []
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"{file} cannot be read: {error}. Remove it: finished cells stay") from error
-    if not isinstance(entries, list):
-        raise StudyError(f"{file} must hold a list. Remove it: finished cells stay")
-    return entries
+    return read_kept(file, list) if file.is_file() else []

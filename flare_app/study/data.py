@@ -11,7 +11,7 @@ from typing import Any
 
 import fcl
 from flare_app.storage import replacing
-from flare_app.study.settings import Selection, Study, StudyError
+from flare_app.study.settings import Selection, Study, StudyError, read_kept
 
 STUDY_FILE = "study.json"
 SPLIT_FILE = "split.json"
@@ -164,15 +164,7 @@ def _identity(data: str, records: Sequence[Any], split: Mapping[str, Any]) -> di
 
 def _tied_to(file: Path) -> dict[str, Any] | None:
     """What the folder is tied to; None as long as it is to nothing."""
-    if not file.is_file():
-        return None
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"{file} cannot be read: {error}. Remove it: finished cells stay") from error
-    if not isinstance(known, dict):
-        raise StudyError(f"{file} must hold a JSON object. Remove it: finished cells stay")
-    return known
+    return read_kept(file, dict) if file.is_file() else None
 
 
 def _refuse_another(out: Path, known: Mapping[str, Any], identity: Mapping[str, Any]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 RUN = ("arms", "annotated", "folds", "seeds", "modes")  # what a command may ask for
 NAMING = ("label", "published")  # what an arm is called
+
+_Kept = TypeVar("_Kept", dict[str, Any], list[Any])
 
 
 class StudyError(ValueError):
@@ -130,6 +133,22 @@ class Study:
 def steps_together(training: Mapping[str, Any], sites: int) -> int:
     """Steps that the sites of a federation take together in a round, and one that has all their data in their place."""
     return int(training["steps"] * min(training.get("sites_per_round") or sites, sites))
+
+
+def read_kept(file: Path, kind: type[_Kept]) -> _Kept:
+    """What a study keeps in a JSON file of its folder.
+
+    Raises:
+        StudyError: when it cannot be read, or holds anything but a ``kind``.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{file} cannot be read: {error}. Remove it: finished cells stay") from error
+    if not isinstance(content, kind):
+        words = {dict: "a JSON object", list: "a list"}
+        raise StudyError(f"{file} must hold {words[kind]}. Remove it: finished cells stay")
+    return content
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from nvflare.apis.app_validation import AppValidationKey
 from nvflare.apis.client import Client
@@ -27,7 +28,7 @@ from flare_app.encryption.filters import DECRYPTED_TASKS, ENCRYPTED_TASKS, Weigh
 from flare_app.executor import FCLExecutor
 from flare_app.peers import SERVER, asked_by
 from flare_app.protocol import Header, TaskName
-from flare_app.records import read_rounds
+from flare_app.records import RoundRecord, read_rounds
 
 THREE_SITES = ["site-1", "site-2", "site-3"]
 FAKE_BUNDLE = str(Path(__file__).parent / "fake_bundle")
@@ -176,6 +177,19 @@ class Federation:
     def run(self) -> Federation:
         self.controller.run()
         return self
+
+    def cut_before(self, number: int) -> None:
+        """Run, and end as by Ctrl-C when the round of that number (0-based) would begin."""
+        rounds = self.controller._round
+
+        def interrupted(current: int) -> RoundRecord:
+            if current == number:
+                raise KeyboardInterrupt
+            return rounds(current)
+
+        self.controller._round = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            self.run()
 
     def accepted(self) -> list[list[str]]:
         """Of each round the last letters of the sites whose results were accepted."""
