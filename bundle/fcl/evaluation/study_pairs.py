@@ -10,17 +10,21 @@ from pathlib import Path
 from fcl.evaluation.compare import Difference, adjusted, differences, patient_dice, t_half_width
 from fcl.evaluation.study_runs import Evaluation, Run, arm_pairs, in_common, split_by_dice
 
-_FEWEST_RUNS = 3  # that an interval is given for
+_FEWEST = 3  # folds or seeds that an interval is given for
 
 
 @dataclass(frozen=True)
 class OverRuns:
     """What another training might give: the runs' mean differences, each with a training of its own.
 
+    Seeds of a fold share its patients, those who train and those held out: a fold counts once, with the mean of its
+    seeds. Seeds of a single fold stand for themselves, and speak of no other patients.
+
     Args:
         runs: how many.
         better: of them, those where the arm has the higher Dice.
-        low, high: 95 % interval of their mean (Student's t); None with fewer than three.
+        low, high: 95 % interval of the mean over folds, or over the seeds of the only fold (Student's t); None with
+            fewer than three.
     """
 
     runs: int
@@ -66,7 +70,7 @@ def paired(evaluations: Sequence[Evaluation], references: Sequence[str]) -> list
             by_run = {run: _difference(left[run], right[run]) for run in left}
             known = {run: value for run, value in by_run.items() if value is not None}
             if known:
-                places.append((mode, count, pair[0], over_runs(list(known.values()))))
+                places.append((mode, count, pair[0], over_runs(known)))
                 files = {
                     arm: [file for run in known for file in side[run].values()]
                     for arm, side in zip(pair, (left, right), strict=True)
@@ -78,10 +82,15 @@ def paired(evaluations: Sequence[Evaluation], references: Sequence[str]) -> list
     ]
 
 
-def over_runs(values: Sequence[float]) -> OverRuns:
+def over_runs(differences_of: Mapping[Run, float]) -> OverRuns:
     """Of the mean difference of each run; at least one."""
-    mean = statistics.fmean(values)
-    half = t_half_width(values) if len(values) >= _FEWEST_RUNS else None
+    values = list(differences_of.values())
+    by_fold: dict[int, list[float]] = {}
+    for (fold, _), value in differences_of.items():
+        by_fold.setdefault(fold, []).append(value)
+    units = [statistics.fmean(own) for own in by_fold.values()] if len(by_fold) > 1 else values
+    mean = statistics.fmean(units)
+    half = t_half_width(units) if len(units) >= _FEWEST else None
     return OverRuns(
         runs=len(values),
         better=sum(value > 0 for value in values),

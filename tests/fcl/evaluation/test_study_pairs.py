@@ -63,7 +63,23 @@ def test_pairs_say_in_how_many_runs_the_arm_is_better(tmp_path: Path) -> None:
 
 
 def test_two_runs_give_no_interval() -> None:
-    assert over_runs([0.1, 0.3]) == OverRuns(runs=2, better=2, low=None, high=None)
+    assert over_runs({(0, 0): 0.1, (1, 0): 0.3}) == OverRuns(runs=2, better=2, low=None, high=None)
+
+
+def test_seeds_of_a_fold_are_not_further_folds() -> None:
+    found = over_runs({(0, 0): 0.02, (0, 1): 0.04, (0, 2): 0.06, (1, 0): -0.01, (1, 1): -0.03})
+    assert (found.runs, found.better, found.low, found.high) == (5, 3, None, None)
+    means = (0.03, -0.01, 0.05)
+    found = over_runs({(0, 0): 0.02, (0, 1): 0.04, (1, 0): -0.01, (2, 0): 0.05})
+    half = t.ppf(0.975, 2) * statistics.stdev(means) / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((statistics.fmean(means) - half, statistics.fmean(means) + half))
+
+
+def test_seeds_of_the_only_fold_stand_for_themselves() -> None:
+    values = (0.02, 0.04, 0.06)
+    found = over_runs({(2, seed): value for seed, value in enumerate(values)})
+    half = t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((0.04 - half, 0.04 + half))
 
 
 def test_pairs_take_models_that_both_arms_have(tmp_path: Path) -> None:
