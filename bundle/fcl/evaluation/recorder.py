@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fcl.data.check import load_nifti
 from fcl.evaluation.metrics import CaseScore, score_volume
 from fcl.evaluation.overlays import RANKS, choose_cases, draw_case
-from fcl.evaluation.table import print_summary, summarise, write_csv, write_summary
+from fcl.evaluation.table import print_summary, read_rows, summarise, write_csv, write_summary
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ class ScoreRecorder:
     """Scores each prediction on the volume's native grid; at the end writes ``scores.csv``, ``summary.json``, pictures.
 
     Expects decollated output with ``pred`` (1, H, W, D), a label map on the native grid, and in the batch ``truth`` of
-    the same shape and ``volume``. ``engine.state.metrics["mean_dice"]`` is set at the end.
+    the same shape and ``volume``. ``engine.state.metrics["mean_dice"]`` is set at the end. What an earlier evaluation
+    left in the same folders goes when a new one starts: its pictures and label maps would pass for the new one's.
 
     Args:
         data: the dataset's items (``image``, ``truth``, ``volume``, ``patient``, ``phase``; ``frame`` of a 4-D image).
@@ -66,6 +67,13 @@ class ScoreRecorder:
 
     def _clear(self, engine: Engine) -> None:
         self.scores = []
+        scores, summary = self.output_dir / "scores.csv", self.output_dir / "summary.json"
+        earlier = {row.get("case") for row in read_rows(scores)} if scores.is_file() else set()
+        found = [file for rank in RANKS for file in self.output_dir.glob(f"overlay_{rank}_*.png")]
+        found += [self.predictions_dir / f"{case}.nii.gz" for case in earlier]
+        # The scores last: they say which label maps are an evaluation's.
+        for file in (*found, summary, scores):
+            file.unlink(missing_ok=True)
 
     def _score(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):

@@ -6,7 +6,6 @@ of all sites.
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fcl.evaluation.convergence import Validations
+from fcl.evaluation.table import read_rows
 
 _ONE = "all"  # the model of all sites together
 Run = tuple[int, int]
@@ -38,12 +38,6 @@ class Evaluation:
     fold: int
     seed: int
     scores: Mapping[str, Path]
-
-
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """Rows of a ``scores.csv``."""
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def case_dice(rows: Iterable[Mapping[str, str]]) -> dict[str, float]:

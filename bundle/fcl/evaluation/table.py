@@ -71,6 +71,12 @@ def write_csv(cases: Iterable[CaseScore], path: str | Path) -> None:
                 writer.writerow([case.case, case.patient, case.phase, name, *row])
 
 
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """What :func:`write_csv` wrote, column to text."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def write_summary(summary: Mapping[str, Any], path: str | Path) -> None:
     """The summary as JSON that a person can read."""
     Path(path).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

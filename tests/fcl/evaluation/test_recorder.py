@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from fcl.evaluation import ScoreRecorder, write_label_map
@@ -88,6 +88,21 @@ def test_a_second_run_starts_from_nothing(engine) -> None:
     evaluator.run([0])
     evaluator.run([1])
     assert [score.case for score in recorder.scores] == ["p2_a"]
+
+
+def test_nothing_of_an_earlier_evaluation_in_the_folder_passes_for_the_new_one(engine, tmp_path: Path) -> None:
+    evaluator, _, _ = engine
+    evaluator.run([0, 1, 2])
+    kept = tmp_path / "maps" / "of_somebody_else.nii.gz"
+    kept.touch()
+
+    def fail(engine: Engine) -> None:
+        raise RuntimeError("cut")
+
+    with evaluator.add_event_handler(Events.ITERATION_STARTED, fail), pytest.raises(RuntimeError, match="cut"):
+        evaluator.run([1])
+    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "maps").iterdir()) == [kept]
 
 
 def test_of_a_4d_image_the_frame_is_drawn(engine, tmp_path: Path) -> None:
