@@ -83,15 +83,19 @@ MAIN = (
         of_reference=2,
     ),
     Comparison("FCL − random, N=2", "fcl", "random", 2),
+    Comparison("FCL and mean teacher − random, N=2, 1,350 steps", "fcl_mean_teacher_longer", "random_longer", 2),
     Comparison("FCL − random, N=4", "fcl", "random", 4),
     Comparison("FCL − random, N=6, all", "fcl", "random", 6),
     Comparison("**FCL − random, federated**", "fcl", "random", mode="federated"),
+    Comparison("mean teacher − random, federated", "random_mean_teacher", "random", mode="federated"),
+    Comparison("**FCL and mean teacher − random, federated**", "fcl_mean_teacher", "random", mode="federated"),
     Comparison("FCL − random, federated, N=6, all", "fcl", "random", 6, mode="federated"),
 )
 ABLATION = (
     Comparison("no features exchanged, only weights", "fcl_no_exchange", "fcl"),
     Comparison("prototypes in place of features", "fcl_prototypes", "fcl"),
     Comparison("no instance term", "fcl_no_instance", "fcl"),
+    Comparison("no positives among the rows of others", "fcl_no_matching", "fcl"),
     Comparison("positives out of the denominator", "fcl_excluding", "fcl"),
     Comparison("a quarter of the rows drawn (K = 256)", "fcl_fewer_drawn", "fcl"),
     Comparison("momentum 0.9 in place of 0.99", "fcl_fast_momentum", "fcl"),
@@ -128,6 +132,12 @@ ENCODERS = (
     ("random, mean teacher", "1,350", "random_mean_teacher_longer", 0),
     ("FCL, mean teacher", "1,350", "fcl_mean_teacher_longer", 0),
 )
+SUPERVISED_ARMS = {"random": "random", "FCL": "fcl"}
+FEDERATED_ARMS = {
+    **SUPERVISED_ARMS,
+    "random, mean teacher": "random_mean_teacher",
+    "FCL, mean teacher": "fcl_mean_teacher",
+}
 
 
 def read_scores(file: Path) -> Scores:
@@ -195,8 +205,8 @@ def tables(scores: Scores) -> dict[str, str]:
     lines = compared(scores)
     return {
         "encoders": _encoders(scores),
-        "labels": _by_fold(scores, "local", (1, 2, 4, 6)),
-        "federated": _by_fold(scores, "federated", (1, 6)),
+        "labels": _by_fold(scores, "local", (1, 2, 4, 6), SUPERVISED_ARMS),
+        "federated": _by_fold(scores, "federated", (1, 6), FEDERATED_ARMS),
         "differences": _differences(scores, lines, MAIN),
         "ablation": _ablation(scores, lines),
         "others": _differences(scores, lines, OTHERS),
@@ -275,11 +285,12 @@ def _encoders(scores: Scores) -> str:
     return _markdown(rows)
 
 
-def _by_fold(scores: Scores, mode: str, counts: Sequence[int]) -> str:
+def _by_fold(scores: Scores, mode: str, counts: Sequence[int], arms: Mapping[str, str]) -> str:
     rows = [["encoder from", "N", *(f"fold {fold}" for fold in range(4)), "mean"]]
     for count in counts:
-        for label, arm in (("random", "random"), ("FCL", "fcl")):
-            rows.append([label, str(count), *_fold_cells(scores, arm, mode, count, 0)])
+        for label, arm in arms.items():
+            if _means(scores, arm, mode, count):
+                rows.append([label, str(count), *_fold_cells(scores, arm, mode, count, 0)])
     return _markdown(rows)
 
 
