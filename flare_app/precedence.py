@@ -41,7 +41,8 @@ class Precedence:
     Args:
         first: keys that this app sets; the job's overrides go before them.
         own: keys that the site sets; they go before all.
-        privacy: the site's ``feature_privacy``; the same, wherever the configuration has the key.
+        privacy: the site's ``feature_privacy``; the same, wherever the configuration has the key. With any of it, so is
+            the way from the site's data to the features that it shows.
         components: ids of components that the site's own choice of data overlay declares.
     """
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fcl.data import SliceDataset
 from fcl.engines.fcl_method import FCL
 from fcl.engines.hosting import HostedTraining
 from fcl.engines.monitors import PartitionKNN
@@ -79,7 +80,7 @@ class PretrainParticipant(HostedTraining[FCL]):
         super().__init__(trainer, schedule, monitor)
         self.norm_stats = norm_stats
         self.momentum_sync = momentum_sync
-        dataset = self.loader.dataset
+        dataset: SliceDataset = self.loader.dataset
         filled_from = getattr(trainer.method.slices, "dataset", None)
         # Least cohort, rows of a patient and noise all count by these labels.
         if filled_from is not dataset or not trainer.method.bank.is_of(dataset.partition, dataset.volume):
