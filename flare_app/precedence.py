@@ -29,7 +29,7 @@ _LEFT_OPEN = ("dataset_dir", *(key for key in FEATURE_PRIVACY if key != "delta")
 # Whatever the site sets: what a patient has spent outlives the job, and so must not lie where the job says.
 _LEDGER = "ledger"
 _LEDGER_OF_SITE = "the place of its privacy ledger"
-_GONE = object()
+_GONE = ...  # nothing of a JSON file, and equal to its copy
 
 _Place = tuple[str, ...]
 
@@ -129,12 +129,13 @@ class Precedence:
         """Places whose content a job may not change, each with the site's setting that it belongs to."""
         ledgers = [place for place, _ in _leaves(config) if place[-1] == _LEDGER]
         held = dict.fromkeys(_with_behind(config, ledgers), "feature_privacy" if self.privacy else _LEDGER_OF_SITE)
-        sources = [*map(_place, self.components)]
+        own_reader = [_place(name) for name in self.components]
         if self.privacy:
             policies = [place for key in self.privacy for place in _readers(config, key)]
-            sources += [_component(config, place) for place in _readers(config, "dataset_dir") if len(place) > 1]
-            held.update(dict.fromkeys(_ways(config, policies, sources), "feature_privacy"))
-        held.update({_place(name): "data" for name in self.components})
+            readers = [_component(config, place) for place in _readers(config, "dataset_dir") if len(place) > 1]
+            rows = [*_with_behind(config, readers), *_ways(config, policies, [*own_reader, *readers])]
+            held.update(dict.fromkeys(rows, "feature_privacy"))
+        held.update(dict.fromkeys(own_reader, "data"))
         for key in (*self.own, *self.privacy):
             for place in _readers(config, key):
                 if len(place) == 1 and place[0] in OVERRIDES:
@@ -207,7 +208,7 @@ def _behind(config: Any, place: _Place, found: tuple[_Place, ...] = ()) -> tuple
 
 
 def _ways(config: Any, policies: Sequence[_Place], sources: Sequence[_Place]) -> list[_Place]:
-    """The sources of a site's data, and all references by which they come to what shares features by a policy.
+    """All references by which a site's data come from their sources to what shares features by a policy.
 
     By these it is settled whose each shared row is, which noise and least cohort rest on. What else those components
     take is left out: the job may choose how to train.
@@ -223,7 +224,7 @@ def _ways(config: Any, policies: Sequence[_Place], sources: Sequence[_Place]) ->
     # The outermost component around a policy is what shares.
     around = [place[:end] for place in policies for end in range(len(place) - 1, 0, -1)]
     sharing = [place for place in around if ConfigComponent.is_instantiable(_at(config, place))]
-    found = _with_behind(config, sources)
+    found = []
     for section in _with_behind(config, sharing):
         for leaf, text in _leaves(_at(config, section), section):
             if any(map(leads, _references(leaf, text))):

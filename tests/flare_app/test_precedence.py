@@ -171,6 +171,8 @@ def test_how_the_site_reads_its_data_is_its_own(tmp_path: Path) -> None:
     assert "this site sets data itself" in _refused(reads, {"records::datalist": "other.json"}, overlay)
     shown = {**reads, "feature_privacy": PRIVACY}  # rows come from there, though it reads no dataset_dir
     assert "this site sets feature_privacy itself" in _refused(shown, {"bank::patient": "@parts"}, overlay)
+    overlay.write_text(json.dumps({"bank": {"_target_": "dict"}, "absent": {"_target_": "dict"}}))
+    assert _put(shown, {"seed": 5}, overlay)["seed"] == 5  # which the bank takes, and the site says nothing of
     overlay.write_text(json.dumps({"records::dataset_dir": "/site"}))
     assert "this site sets data itself" in _refused(reads, {"records::dataset_dir": "/job"}, overlay)
     overlay.write_text(json.dumps({"dataset_dir": "/site", "batch_size": 9, "seed": 3}))
