@@ -25,8 +25,11 @@ from flare_app.site import FEATURE_PRIVACY, OVERRIDES, SiteSettings
 # forgets what was spent.
 _WHOLE = ("dataset_dir", *FEATURE_PRIVACY)
 # What a job may set where the site leaves it open. Not delta: a large one makes a budget of epsilon last.
-_LEFT_OPEN = tuple(key for key in FEATURE_PRIVACY if key != "delta")
-_GONE = object()
+_LEFT_OPEN = ("dataset_dir", *(key for key in FEATURE_PRIVACY if key != "delta"))
+# Whatever the site sets: what a patient has spent outlives the job, and so must not lie where the job says.
+_LEDGER = "ledger"
+_LEDGER_OF_SITE = "the place of its privacy ledger"
+_GONE = ...  # nothing of a JSON file, and equal to its copy
 
 _Place = tuple[str, ...]
 
@@ -38,7 +41,8 @@ class Precedence:
     Args:
         first: keys that this app sets; the job's overrides go before them.
         own: keys that the site sets; they go before all.
-        privacy: the site's ``feature_privacy``; the same, wherever the configuration has the key.
+        privacy: the site's ``feature_privacy``; the same, wherever the configuration has the key. With any of it, so is
+            the way from the site's data to the features that it shows.
         components: ids of components that the site's own choice of data overlay declares.
     """
 
@@ -123,14 +127,23 @@ class Precedence:
 
     def _held(self, config: Mapping[str, Any]) -> dict[_Place, str]:
         """Places whose content a job may not change, each with the site's setting that it belongs to."""
-        held = {_place(name): "data" for name in self.components}
+        ledgers = [place for place, _ in _leaves(config) if place[-1] == _LEDGER]
+        held = dict.fromkeys(_with_behind(config, ledgers), "feature_privacy" if self.privacy else _LEDGER_OF_SITE)
+        own_reader = [_place(name) for name in self.components]
+        if self.privacy:
+            policies = [place for key in self.privacy for place in _readers(config, key)]
+            readers = [_component(config, place) for place in _readers(config, "dataset_dir") if len(place) > 1]
+            rows = [*_with_behind(config, readers), *_ways(config, policies, [*own_reader, *readers])]
+            held.update(dict.fromkeys(rows, "feature_privacy"))
+        held.update(dict.fromkeys(own_reader, "data"))
         for key in (*self.own, *self.privacy):
             for place in _readers(config, key):
                 if len(place) == 1 and place[0] in OVERRIDES:
                     continue  # another setting, which has this one for its default
                 whole = key in _WHOLE
                 section = _component(config, place) if whole else place
-                held.update(dict.fromkeys([section, *(_behind(config, section) if whole else ())], self._name(key)))
+                places = _with_behind(config, [section]) if whole else [section]
+                held.update(dict.fromkeys(places, self._name(key)))
         for key in (*self.own, *self.privacy, *_LEFT_OPEN):
             held.pop((key,), None)
         return held
@@ -181,10 +194,39 @@ def _component(config: Any, place: _Place) -> _Place:
     return next((outer for outer in around if ConfigComponent.is_instantiable(_at(config, outer))), place)
 
 
+def _with_behind(config: Any, places: Sequence[_Place]) -> list[_Place]:
+    return [each for place in places for each in (place, *_behind(config, place))]
+
+
 def _behind(config: Any, place: _Place, found: tuple[_Place, ...] = ()) -> tuple[_Place, ...]:
     """All that a place refers to, and what that refers to in turn."""
     for leaf, text in _leaves(_at(config, place), place):
         for name in _references(leaf, text):
             if name not in found:
                 found = _behind(config, name, (*found, name))
+    return found
+
+
+def _ways(config: Any, policies: Sequence[_Place], sources: Sequence[_Place]) -> list[_Place]:
+    """All references by which a site's data come from their sources to what shares features by a policy.
+
+    By these it is settled whose each shared row is, which noise and least cohort rest on. What else those components
+    take is left out: the job may choose how to train.
+    """
+
+    def leads(name: _Place) -> bool:
+        return any(
+            place[: len(source)] == source or source[: len(place)] == place
+            for place in _with_behind(config, [name])
+            for source in sources
+        )
+
+    # The outermost component around a policy is what shares.
+    around = [place[:end] for place in policies for end in range(len(place) - 1, 0, -1)]
+    sharing = [place for place in around if ConfigComponent.is_instantiable(_at(config, place))]
+    found = []
+    for section in _with_behind(config, sharing):
+        for leaf, text in _leaves(_at(config, section), section):
+            if any(map(leads, _references(leaf, text))):
+                found.append(leaf)
     return found

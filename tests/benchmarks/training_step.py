@@ -44,6 +44,7 @@ from monai.transforms import (
 from fcl.commandline import key_value
 from fcl.data.phantom import generate
 from fcl.engines.inferers import AutocastInferer, volume_inferer
+from flare_app.precedence import Precedence
 from flare_app.workflow import bundle_folder, config_files, open_workflow
 
 SIZE = {"spatial_size": [96, 96], "pixdim": [2.0, 2.0], "batch_size": 32}
@@ -119,7 +120,9 @@ class Bench:
             **SIZE,
             **overrides,
         }
-        self.workflow, participant = open_workflow(root, config_files(root, [config], None), keys)
+        self.workflow, participant = open_workflow(
+            root, config_files(root, [config], None), {}, precedence=Precedence(first=keys)
+        )
         self.trainer: Any = participant.trainer  # type: ignore[attr-defined]
         self.steps = steps
         self.device = self.trainer.state.device

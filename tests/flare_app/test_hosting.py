@@ -22,6 +22,22 @@ POLICY = "participant::feature_policy"
 PRIVACY = {"noise_multiplier": 8.0, "epsilon_budget": 3.0, "min_volumes": 5}
 SMALL = {"channels": [4, 8], "spatial_size": [16, 16], "pixdim": [2.0, 2.0], "fold": None, "labels": {"lv": 1}}
 
+# What studies and researchers set, near what a release rests on.
+HARMLESS = {
+    "partitions": 3,
+    "batch_size": 4,
+    "learning_rate": 0.01,
+    "drawn_features": 64,
+    "momentum": 0.99,
+    "instance_weight": 0.5,
+    "bank::max_age": 3,
+    "method::drawn_features": 32,
+    "train::slices::batch_size": 16,
+    "train::handlers::1::neighbours": 5,
+    "participant::max_shared_rows": 64,
+    "augmentation::transforms::0::flip_prob": 0.0,
+}
+
 
 def _settings(root: Path, **own: Any) -> None:
     (root / "local").mkdir(exist_ok=True)
@@ -47,6 +63,18 @@ def _answer(root: Path, exchange: str = "features", **arguments: Any) -> tuple[s
         {"participant": None},
         {"delta": 0.5},
         {"cache_dir": "elsewhere"},
+        {"bank::volume": "@bank::partition"},
+        {"bank": "@train::dataset"},
+        {"method::bank": None},
+        {"method::slices": "@train::dataloader"},
+        {"train::slices::dataset": "@slice_cache"},
+        {"train::slices": "@train::dataloader"},
+        {"train::dataloader::dataset": "@slice_cache"},
+        {"train::dataset::volumes": None},
+        {"train::trainer::train_data_loader": "@train::slices"},
+        {"slice_cache::records": []},
+        {"site_split::records": []},
+        {"records::datalist": "other.json"},
     ],
 )
 @pytest.mark.parametrize("exchange", ["features", "none"])
@@ -58,6 +86,28 @@ def test_no_override_switches_the_privacy_of_features_off(
     assert reason == (
         f"this site sets feature_privacy itself, and the job's override of {next(iter(overrides))!r} "
         "would change what comes of it: leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides"),
+    [
+        ("methods/fcl", {"cache_dir": "elsewhere"}),
+        ("methods/fcl", {f"{POLICY}::ledger": None}),
+        ("methods/fcl", {POLICY: None}),
+        ("privacy/dp_sgd", {"cache_dir": "elsewhere"}),
+        ("privacy/dp_sgd", {"participant::ledger": None}),
+    ],
+)
+def test_no_override_moves_the_ledger_of_a_site_that_sets_nothing(
+    tmp_path: Path, config: str, overrides: dict[str, Any]
+) -> None:
+    base = {"methods": "pretrain", "privacy": "finetune"}[config.split("/")[0]]
+    files = [f"configs/{name}.json" for name in (base, config)]
+    reason, _ = _answer(tmp_path, "none", config=files, overrides=overrides)
+    assert reason == (
+        "this site sets the place of its privacy ledger itself, and the job's override of "
+        f"{next(iter(overrides))!r} would change what comes of it: leave it out"
     )
 
 
@@ -74,12 +124,20 @@ def test_no_override_leads_to_other_data_than_the_sites(tmp_path: Path, override
 def test_privacy_of_features_holds_whatever_is_asked_for_first(tmp_path: Path, exchange: str) -> None:
     folder, cache = hospital(tmp_path, "hospital-a"), tmp_path / "cache"
     _settings(tmp_path, dataset_dir=str(folder), cache_dir=str(cache), feature_privacy=PRIVACY)
-    overrides = {**SMALL, "noise_multiplier": 0.1, "rows_per_patient": 2, "cache_dir": "job"}
+    overrides = {**SMALL, "noise_multiplier": 0.1, "rows_per_patient": 2, "cache_dir": "job", **HARMLESS}
     reason, site = _answer(tmp_path, exchange, overrides=overrides)
     assert reason == "OK"
     policy = site.executor._participant.publisher.policy  # type: ignore[union-attr]
     assert (policy.noise_multiplier, policy.epsilon_budget, policy.min_volumes) == (8.0, 3.0, 5)
     assert (policy.rows_per_patient, policy.ledger) == (2, f"{cache}/privacy_ledger.json")
+
+
+@pytest.mark.parametrize("method", ["fcl", "fcl_3d", "fcl_instance", "fcl_pcl", "fedca", "moco", "simclr"])
+def test_shipped_methods_run_at_a_site_with_privacy_of_features(tmp_path: Path, method: str) -> None:
+    folder, cache = hospital(tmp_path, "hospital-a"), tmp_path / "cache"
+    _settings(tmp_path, dataset_dir=str(folder), cache_dir=str(cache), feature_privacy=PRIVACY)
+    files = ["configs/pretrain.json", f"configs/methods/{method}.json"]
+    assert _answer(tmp_path, "none", config=files, overrides=SMALL)[0] == "OK"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ CONFIG: dict[str, Any] = {
     "min_volumes": 2,
     "records": {"_target_": "dict", "dataset_dir": "@dataset_dir", "datalist": "dataset.json", "parts": "@parts"},
     "parts": ["training"],
+    "cache": {"_target_": "dict", "records": "$@records.copy()", "size": 64},
+    "bank": {"_target_": "dict", "patient": "$@cache.patient", "age": "@seed"},
     "loaders": [
         {"_target_": "dict", "size": "@batch_size", "shuffle": True},
         {"_target_": "dict", "size": "$2 * @batch_size"},
@@ -30,6 +32,7 @@ CONFIG: dict[str, Any] = {
     "participant": {
         "_target_": "dict",
         "rows": 512,
+        "bank": "@bank",
         "policy": {
             "_target_": "dict",
             "noise": "@noise_multiplier",
@@ -82,14 +85,16 @@ def test_the_site_goes_before_the_job_and_the_job_before_what_the_app_sets() -> 
         ({"batch_size": 8}, {"loaders": []}),
         ({"feature_privacy": PRIVACY}, {"participant::policy::noise": None}),
         ({"feature_privacy": PRIVACY}, {" participant ::policy::noise": None}),
-        ({"feature_privacy": PRIVACY}, {"participant::policy": None}),
-        ({"feature_privacy": PRIVACY}, {"participant": {"rows": 512}}),
         ({"feature_privacy": PRIVACY}, {"participant::policy::least": 1}),
-        ({"feature_privacy": PRIVACY}, {"participant::policy::ledger": None}),
         ({"feature_privacy": PRIVACY}, {"participant::policy::_disabled_": "true"}),
         ({"feature_privacy": PRIVACY}, {"participant::policy::further": 1}),
-        ({"feature_privacy": PRIVACY}, {"cache_dir": "/tmp/new"}),
         ({"feature_privacy": PRIVACY}, {"delta": 0.5}),
+        ({"feature_privacy": PRIVACY}, {"bank": {"age": 1}}),
+        ({"feature_privacy": PRIVACY}, {"bank::patient": "@records"}),
+        ({"feature_privacy": PRIVACY}, {"participant::bank": None}),
+        ({"feature_privacy": PRIVACY}, {"cache::records": []}),
+        ({"feature_privacy": PRIVACY}, {"records::datalist": "other.json"}),
+        ({"feature_privacy": PRIVACY}, {"parts": ["test"]}),
     ],
 )
 def test_what_would_undo_a_setting_of_the_site_is_refused_by_name(
@@ -102,6 +107,34 @@ def test_what_would_undo_a_setting_of_the_site_is_refused_by_name(
         "would change what comes of it: leave it out"
     )
     _put({}, {key: value for key, value in overrides.items() if key})  # where the site sets nothing, the job may
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({}, "the place of its privacy ledger"),
+        ({"dataset_dir": "/site"}, "the place of its privacy ledger"),
+        ({"feature_privacy": PRIVACY}, "feature_privacy"),
+    ],
+)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"participant::policy::ledger": None},
+        {"participant::policy::ledger": "other.json"},
+        {"participant::policy": None},
+        {"participant": {"rows": 512}},
+        {"cache_dir": "/tmp/new"},
+    ],
+)
+def test_no_job_moves_or_removes_the_ledger(settings: dict[str, Any], setting: str, overrides: dict[str, Any]) -> None:
+    assert f"this site sets {setting} itself" in _refused(settings, overrides)
+
+
+def test_where_the_configuration_keeps_no_ledger_the_cache_is_the_jobs() -> None:
+    parser = ConfigParser({"cache_dir": "/cache", "slices": "$@cache_dir + '/slices'"})
+    Precedence().put(parser, {"cache_dir": "/job"})
+    assert parser["cache_dir"] == "/job"
 
 
 def test_all_refused_overrides_are_named_at_once() -> None:
@@ -118,6 +151,7 @@ def test_all_refused_overrides_are_named_at_once() -> None:
         ({"batch_size": 8}, {"loaders::0::shuffle": False}),
         ({"cache_dir": "/site/cache", "feature_privacy": PRIVACY}, {"cache_dir": "/tmp/new"}),  # the site's wins
         ({"feature_privacy": PRIVACY}, {"min_volumes": 20, "participant::rows": 16}),
+        ({"feature_privacy": PRIVACY}, {"dataset_dir": "/job", "seed": 1, "bank::age": 3, "cache::size": 32}),
         ({"feature_privacy": {"min_volumes": 5}}, {"noise_multiplier": 2.0}),
     ],
 )
@@ -135,6 +169,10 @@ def test_how_the_site_reads_its_data_is_its_own(tmp_path: Path) -> None:
     reads = {"data": str(overlay)}
     overlay.write_text(json.dumps({"records": {"_target_": "list", "folder": "/site"}, "parts": ["all"]}))
     assert "this site sets data itself" in _refused(reads, {"records::datalist": "other.json"}, overlay)
+    shown = {**reads, "feature_privacy": PRIVACY}  # rows come from there, though it reads no dataset_dir
+    assert "this site sets feature_privacy itself" in _refused(shown, {"bank::patient": "@parts"}, overlay)
+    overlay.write_text(json.dumps({"bank": {"_target_": "dict"}, "absent": {"_target_": "dict"}}))
+    assert _put(shown, {"seed": 5}, overlay)["seed"] == 5  # which the bank takes, and the site says nothing of
     overlay.write_text(json.dumps({"records::dataset_dir": "/site"}))
     assert "this site sets data itself" in _refused(reads, {"records::dataset_dir": "/job"}, overlay)
     overlay.write_text(json.dumps({"dataset_dir": "/site", "batch_size": 9, "seed": 3}))

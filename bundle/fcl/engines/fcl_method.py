@@ -91,17 +91,28 @@ class FCL(Method):
             independent: make each row from its own slice and the weights alone: by a network in evaluation mode, so
                 that batch normalisation lets no other slice of its batch in, and from the slice as it is, since numbers
                 for an augmentation would depend on how many slices come before it.
+
+        Raises:
+            RuntimeError: unless every row was made. One left from before is of another encoder, and which are left
+                depends on how many slices each patient has.
         """
         assert self.slices is not None  # the callers have checked these two
         assert source.momentum_network is not None
         network = source.momentum_network
         training = network.training
+        self.bank.forget()
         for batch in self.slices:
             image = batch["image"].to(self.bank.device)
             view = image if independent else source.augment(image)
             network.train(len(view) > 1 and not independent)  # one slice alone has no batch statistics
             self.bank.update(batch["row"].to(self.bank.device), source.inferer(view, network))
         network.train(training)
+        if not self.bank.complete:
+            made, rows = len(self.bank.local().row), self.bank.rows
+            raise RuntimeError(
+                f"{made} of the bank's {rows} rows were made: let `slices` give every slice in one pass, without "
+                "`steps` and not shuffled, as pretrain.json does."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"bank": self.bank.state_dict()}

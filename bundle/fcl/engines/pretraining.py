@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fcl.data import SliceDataset
 from fcl.engines.fcl_method import FCL
 from fcl.engines.hosting import HostedTraining
 from fcl.engines.monitors import PartitionKNN
@@ -42,8 +43,8 @@ class PretrainParticipant(HostedTraining[FCL]):
         feature_policy: how features are shared; None: as :class:`fcl.privacy.FeaturePolicy` has it by default.
 
     Raises:
-        ValueError: on an unknown ``momentum_sync``, a method without slices, or when noise is asked for where its
-            guarantee would not hold.
+        ValueError: on an unknown ``momentum_sync``, a method without slices, a bank whose rows are not those of the
+            slices that are trained on, or when noise is asked for where its guarantee would not hold.
     """
 
     shares_features = True
@@ -79,8 +80,17 @@ class PretrainParticipant(HostedTraining[FCL]):
         super().__init__(trainer, schedule, monitor)
         self.norm_stats = norm_stats
         self.momentum_sync = momentum_sync
+        dataset: SliceDataset = self.loader.dataset
+        filled_from = getattr(trainer.method.slices, "dataset", None)
+        # Least cohort, rows of a patient and noise all count by these labels.
+        if filled_from is not dataset or not trainer.method.bank.is_of(dataset.partition, dataset.volume):
+            raise ValueError(
+                "the method's `slices`, the trainer's loader, and `partition` and `volume` of the bank must name one "
+                "dataset, as in pretrain.json: else the bank's rows would count for other volumes and patients than "
+                "they are from."
+            )
         self.generator = torch.Generator().manual_seed(seed)
-        patients = [info.patient for info in self.loader.dataset.volume_infos]
+        patients = [info.patient for info in dataset.volume_infos]
         self.publisher = FeaturePublisher(trainer.method.bank, patients, policy, max_shared_rows, self.generator)
         self._begun = False  # a round, in which this site has not trained yet
         self._bank_is_stale = False

@@ -76,6 +76,11 @@ class FeatureBank:
         return int(self._filled.sum()) + self.remote_rows
 
     @property
+    def rows(self) -> int:
+        """M of the local part, filled or not."""
+        return len(self._row)
+
+    @property
     def complete(self) -> bool:
         """Whether every local row holds a feature."""
         return bool(self._filled.all())
@@ -83,6 +88,15 @@ class FeatureBank:
     @property
     def remote_rows(self) -> int:
         return sum(len(partition) for _, partition, _ in self._remote.values())
+
+    def is_of(self, partition: Tensor, volume: Tensor) -> bool:
+        """Whether the local rows are labelled with these, row by row."""
+        own = (self._partition.tolist(), self._volume.tolist())
+        return own == (partition.tolist(), volume.tolist())
+
+    def forget(self) -> None:
+        """Empty the local rows."""
+        self._filled.zero_()
 
     def update(self, row_B: Tensor, features_BD: Tensor) -> None:
         """Overwrite the local rows ``row_B`` with unit-norm ``features_BD``."""

@@ -335,11 +335,43 @@ def test_a_round_makes_rows_as_steps_do_but_under_noise_each_from_its_slice_alon
 
 
 def test_a_slice_that_is_alone_in_its_batch_gets_its_row_under_batch_normalisation(cache):
-    participant = build(cache, batch_norm=True)
-    trainer, slices = participant.trainer, list(participant.trainer.method.slices)
-    trainer.method.slices = [{name: value[:1] for name, value in slices[0].items()}]
+    trainer = build(cache, batch_norm=True).trainer
+    trainer.method.slices = SliceLoader(trainer.data_loader.dataset, 31, shuffle=False)
     trainer.method.refresh_bank(trainer)
-    assert len(trainer.method.bank) == 1
+    assert len(trainer.method.bank) == 32
+
+
+def test_a_bank_is_not_shown_unless_all_its_rows_were_made_anew(cache):
+    participant = build(cache)
+    dataset = participant.trainer.data_loader.dataset
+    participant.begin_round(0, 2, participant.weights())
+    participant.train(never)
+    # One batch of the two of a pass: the other rows would be those of the round before.
+    participant.trainer.method.slices = SliceLoader(dataset, 16, steps=1, shuffle=False)
+    participant.begin_round(1, 2, participant.weights())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"16 of the bank's 32 rows were made.*let `slices` give every slice"):
+            participant.publish("features")
+    participant.trainer.method.slices = SliceLoader(dataset, 16, shuffle=False)
+    assert len(participant.publish("features")) == 32
+
+
+@pytest.mark.parametrize("what", ["volume", "partition", "slices", "loader"])
+def test_participant_refuses_rows_that_are_not_of_the_slices_it_trains_on(cache, what):
+    hosted = build(cache)
+    trainer, dataset = hosted.trainer, hosted.trainer.data_loader.dataset
+    others = SliceDataset(cache, ["v4", "v5", "v0", "v1"])
+    assert torch.equal(others.volume, dataset.volume)  # labels alone do not tell them apart
+    if what == "volume":  # each partition taken for a volume
+        trainer.method.bank = FeatureBank(dataset.partition, dataset.partition, 16)
+    elif what == "partition":
+        trainer.method.bank = FeatureBank(dataset.volume, dataset.volume, 16)
+    elif what == "slices":
+        trainer.method.slices = SliceLoader(others, 32, shuffle=False)
+    else:
+        trainer.data_loader = SliceLoader(others, 16, 4)
+    with pytest.raises(ValueError, match="must name one dataset"):
+        PretrainParticipant(trainer, hosted.schedule, hosted.monitor)
 
 
 def test_participant_needs_a_method_with_slices(cache):

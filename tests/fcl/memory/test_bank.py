@@ -19,6 +19,18 @@ def bank():
     return FeatureBank(torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([0, 0, 0, 0, 1, 1]), feature_length=4)
 
 
+def test_a_bank_tells_whose_its_rows_are_and_forgets_them_but_not_its_peers(bank):
+    partition, volume = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([0, 0, 0, 0, 1, 1])
+    assert bank.is_of(partition, volume)
+    assert not bank.is_of(partition, partition)
+    assert not bank.is_of(volume, volume)
+    assert not bank.is_of(partition[:5], volume[:5])
+    bank.update(torch.arange(6), unit(6))
+    bank.set_remote("site-2", remote(), 0)
+    bank.forget()
+    assert (bank.complete, len(bank), bank.remote_rows) == (False, 3, 3)
+
+
 def remote(rows=3, seed=5):
     return FeatureSet(unit(rows, seed=seed), torch.arange(rows) % 4)
 
