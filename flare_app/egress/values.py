@@ -17,8 +17,12 @@ from flare_app.egress.plain import EgressError, check_plain
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def squared_norm(tensors: Mapping[str, Tensor]) -> float:
+def squared_norm(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> float:
     """Squared L2 norm of the values that ``tensors`` tell, whose names have been checked.
+
+    Args:
+        tensors: by name.
+        shapes: of the weights that they are, or are codes of.
 
     Raises:
         EgressError: when they tell anything else.
@@ -31,9 +35,11 @@ def squared_norm(tensors: Mapping[str, Tensor]) -> float:
                 raise EgressError("weights.names", f"{name} scales no tensor")
         elif name + SCALE in tensors:
             check_plain("weights", name + SCALE, tensors[name + SCALE])
-            squares += _of_codes(name, tensor, tensors[name + SCALE])
+            squares += _of_codes(name, tensor, tensors[name + SCALE], shapes[name])
         elif tensor.dtype not in _DTYPES:
             raise EgressError("weights.dtype", f"{name} is {tensor.dtype}")
+        elif tensor.shape != shapes[name]:
+            raise EgressError("weights.shape", f"{name} is {tuple(tensor.shape)}, declared is {shapes[name]}")
         else:
             squares += float(tensor.double().square().sum())
     # Sums over NaN and infinity are such themselves.
@@ -42,14 +48,17 @@ def squared_norm(tensors: Mapping[str, Tensor]) -> float:
     return squares
 
 
-def _of_codes(name: str, codes: Tensor, scale_C: Tensor) -> float:
+def _of_codes(name: str, codes: Tensor, scale_C: Tensor, shape: tuple[int, ...]) -> float:
     eight = codes.dtype == torch.int8
     if not eight and codes.dtype != torch.uint8:
         raise EgressError("weights.dtype", f"{name} has a scale and is {codes.dtype}, not int8 or uint8")
     if scale_C.dtype != torch.float32:
         raise EgressError("weights.dtype", f"the scale of {name} is {scale_C.dtype}, not float32")
-    if codes.ndim < 2 or (codes.ndim > 2 and not eight) or scale_C.shape != codes.shape[:1]:
-        raise EgressError("weights.shape", f"{name} is {tuple(codes.shape)}, its scale {tuple(scale_C.shape)}")
+    entries = math.prod(shape[1:])
+    coded = shape if eight else (*shape[:1], -(-entries // 2))
+    if len(shape) < 2 or codes.shape != coded or scale_C.shape != shape[:1]:
+        detail = f"{name} is {tuple(codes.shape)}, its scale {tuple(scale_C.shape)}, declared is {shape}"
+        raise EgressError("weights.shape", detail)
     if (scale_C < 0).any():
         raise EgressError("weights.scale", f"the scale of {name} is negative")
     codes_CN = codes.flatten(1) if eight else unpacked(codes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flare_app.aggregation import shape_of
 from flare_app.encryption.context import (
     SERVER_CONTEXT,
     SITE_CONTEXT,
@@ -17,7 +18,6 @@ from flare_app.encryption.context import (
     read_vectors,
     restored,
     server_context,
-    shape_of,
     site_context,
     to_bytes,
 )
