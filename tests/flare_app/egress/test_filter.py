@@ -142,6 +142,17 @@ def test_violation_stops_everything_after_it_whichever_filter_met_it(
     assert refused[0]["by"] == source
 
 
+def test_what_one_filter_stopped_stays_stopped_for_one_that_met_nothing(tmp_path: Path) -> None:
+    """In a job that encrypts weights, one filter of the job's serves the tasks that the other does not."""
+    first, second = (egress_filter(source=FilterSource.JOB) for _ in range(2))
+    site = Site(tmp_path, first)
+    with pytest.raises(EgressError, match=r"report\.validation"):
+        site.send("validate", with_report({"validation": {"dice_patient007": 0.5}}))
+    site.filters = (second,)
+    with pytest.raises(EgressError, match="rule 'stopped'"):
+        site.send("train", weights())
+
+
 @pytest.mark.parametrize(
     ("task", "by"),
     [
@@ -306,6 +317,15 @@ def test_requests_to_peers_are_checked_by_the_same_filter(tmp_path: Path) -> Non
     assert [(line["task"], line["to"]) for line in site.lines] == [("request", "peers")]
     with pytest.raises(EgressError, match="stopped"):
         site.send("anything", request)
+
+
+def test_public_properties_go_along_with_requests_to_peers_too(tmp_path: Path) -> None:
+    guard = egress_filter()
+    guard.set_prop(FilterContextKey.CHAIN_TYPE, FilterChainType.TASK_DATA_CHAIN)
+    fl_ctx = Site(tmp_path, guard, starts=False).context("anything", "server")
+    fl_ctx.set_prop("volume_names", "patient007", private=False, sticky=False)
+    with pytest.raises(EgressError, match="rule 'context'"):
+        guard.process(with_headers(Shareable(), **{Header.ROUND: 3}), fl_ctx)
 
 
 def test_server_that_shares_a_privacy_json_with_sites_goes_on(tmp_path: Path) -> None:
