@@ -231,11 +231,14 @@ class Federation:
         data = copy.deepcopy(data)  # and of the reply: over a wire nothing is shared
         decryptor, encryptor = self.ciphers.get(site, (None, None))
         if decryptor is not None and name in DECRYPTED_TASKS:
-            data = decryptor.process(data, fl_ctx)
+            try:  # as FLARE's client runner does
+                data = decryptor.process(data, fl_ctx)
+            except Exception:
+                return make_reply(ReturnCode.TASK_DATA_FILTER_ERROR)
         reply = self.executors[site].execute(name, data, fl_ctx, Signal())
         key = f"{name}{FilterKey.DELIMITER}{FilterKey.OUT}"
         last = [encryptor] if encryptor is not None and name in ENCRYPTED_TASKS else []
-        try:  # as FLARE's client runner does
+        try:
             filters = {key: [*self.job_filters.get(site, []), *last]}
             reply = apply_filters(Scope.TASK_RESULT_FILTERS_NAME, reply, fl_ctx, filters, name, FilterKey.OUT)
         except Exception:
