@@ -1,5 +1,8 @@
 """What the tensors of weights may be: values, or codes with their scales (see :mod:`flare_app.compression`).
 
+Codes must be as the encoding makes them, with nothing beside. What values *mean* nobody can tell from them: their last
+digits, or tensors far smaller than the rest, could hold anything, and no limit on a norm finds it.
+
 Letters: C slices along the first dimension of a tensor.
 """
 
@@ -11,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from flare_app.compression import SCALE, largest_code, unpacked
+from flare_app.compression import LEAST_SCALE, SCALE, largest_code, unpacked
 from flare_app.egress.plain import EgressError, check_plain
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -61,10 +64,17 @@ def _of_codes(name: str, codes: Tensor, scale_C: Tensor, shape: tuple[int, ...])
         raise EgressError("weights.shape", detail)
     if (scale_C < 0).any():
         raise EgressError("weights.scale", f"the scale of {name} is negative")
+    if ((scale_C > 0) & (scale_C < LEAST_SCALE)).any():
+        raise EgressError("weights.scale", f"the scale of {name} is smaller than any that the encoding gives")
     codes_CN = codes.flatten(1) if eight else unpacked(codes)
     most = largest_code(8 if eight else 4)
     if (codes_CN < -most).any():
         raise EgressError("weights.codes", f"{name} holds a code beyond -{most} to {most}")
-    if ((scale_C == 0) & (codes_CN != 0).any(dim=1)).any():  # they would count as nothing, however many there are
+    if (codes_CN[:, entries:] != 0).any():
+        raise EgressError("weights.codes", f"{name} holds codes after its last value")
+    largest_C = codes_CN.to(torch.int16).abs().amax(dim=1)
+    if ((scale_C == 0) & (largest_C != 0)).any():  # they would count as nothing, however many there are
         raise EgressError("weights.scale", f"{name} holds codes whose scale is 0")
+    if (scale_C.isfinite() & (scale_C > 0) & (largest_C != most)).any():
+        raise EgressError("weights.codes", f"the largest code of a channel of {name} is not {most}")
     return float((scale_C.double() * codes_CN.double().square().sum(dim=1).sqrt()).square().sum())

@@ -12,11 +12,12 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
+from flare_app.compression import encode
 from flare_app.egress import EgressError, EgressPolicy
 from flare_app.egress.declared import Declared
 from flare_app.egress.rules import RowsPerRound, examine, examine_request
 from flare_app.exchange import sampled
-from flare_app.protocol import Header, refusal, report_of, tensors_of, with_report
+from flare_app.protocol import Header, refusal, report_of, tensors_of, with_report, with_tensors
 from tests.flare_app.egress.payloads import (
     coded_weights,
     features,
@@ -185,6 +186,14 @@ HALF = unit_rows().half()
             coded_weights(4, **{"encoder.weight": torch.tensor([[136, 128], [136, 136]]).byte()}),
         ),
         ("weights.codes", "train", coded_weights(4, **{"encoder.weight": torch.tensor([[136, 8], [136, 136]]).byte()})),
+        (
+            "weights.codes",
+            "train",
+            coded_weights(4, **{"encoder.weight": torch.tensor([[255, 159], [255, 143]]).byte()}),
+        ),
+        ("weights.codes", "train", coded_weights(8, **{"encoder.weight": torch.full((2, 3), 126).char()})),
+        ("weights.codes", "train", coded_weights(4, **{"encoder.weight": torch.full((2, 2), 0x8E).byte()})),
+        ("weights.scale", "train", coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, 1e-38])})),
         ("meta", "train", with_meta(weights(), note="patient007")),
         # reports
         ("report.keys", "initialize", introduction(dataset_dir="/data")),
@@ -249,6 +258,16 @@ def test_a_failed_training_does_not_end_the_sites_part(payload: Shareable, stops
     with pytest.raises(EgressError) as error:
         _examine("train", payload, max_norm=10.0)
     assert error.value.stops == stops
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_training_that_diverged_is_known_by_its_codes(bits: int, value: float) -> None:
+    matrix = torch.tensor([[1.0, 2.0, 3.0], [1.0, value, 3.0]])
+    diverged = with_tensors(DataKind.WEIGHT_DIFF, encode({"encoder.weight": matrix}, bits))
+    with pytest.raises(EgressError, match=r"weights\.finite") as error:
+        _examine("train", diverged)
+    assert not error.value.stops
 
 
 @pytest.mark.parametrize(("task", "kind"), [("train", DataKind.WEIGHT_DIFF), ("initial_weights", DataKind.WEIGHTS)])
