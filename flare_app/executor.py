@@ -196,7 +196,10 @@ class FCLExecutor(Executor):
         )
 
     def _initial_weights(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        return with_tensors(DataKind.WEIGHTS, self._ready().weights())
+        participant = self._ready()
+        if self._weights.current or self._trained:  # no limit on the norm of an update would hold for them
+            raise SiteError("initial weights are for the start: this site has begun to train")
+        return with_tensors(DataKind.WEIGHTS, participant.weights())
 
     def _share(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, kind = self._ready(), self._exchange.kind

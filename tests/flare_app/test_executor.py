@@ -112,6 +112,25 @@ def test_update_is_the_difference_to_the_global_weights(tmp_path: Path) -> None:
     assert site.engine.events == []
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_weights_that_were_trained_are_no_initial_ones(tmp_path: Path, failed: bool) -> None:
+    """They would leave in full, and past the limit on the norm of an update."""
+    site = Site(tmp_path, _executor(overrides={"fail": {"site-1/0": "raise"} if failed else {}}))
+    reply = site.do(TaskName.TRAIN, _round(site.started()))
+    assert (reply.get_return_code() == ReturnCode.OK) != failed
+    again = site.do(TaskName.INITIAL_WEIGHTS, with_report({}))
+    assert reason_of(again) == "initial weights are for the start: this site has begun to train"
+
+
+def test_restored_weights_are_no_initial_ones(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor(checkpoint_dir="state"))
+    site.do(TaskName.TRAIN, _round(site.started()))
+    resumed, task = Site(tmp_path, _executor(checkpoint_dir="state")), _initialize()
+    task.set_header(Header.RESUME_ROUND, 1)
+    assert report_of(resumed.do(TaskName.INITIALIZE, task))["resumed_round"] == 1
+    assert "has begun to train" in reason_of(resumed.do(TaskName.INITIAL_WEIGHTS, with_report({})))
+
+
 def test_validation_is_of_the_weights_that_came(tmp_path: Path) -> None:
     site = Site(tmp_path, _executor())
     weights = site.started()
