@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 
@@ -20,6 +21,11 @@ _SHOWN = 3  # names that a message lists before it says how many more there are
 def tensor_spec(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Name to ``"dtype shape"`` of every tensor: two sites agree on an architecture when these are equal."""
     return {name: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in sorted(weights.items())}
+
+
+def shape_of(described: str) -> list[int]:
+    """The shape in an entry of a spec."""
+    return list(json.loads(described.partition(" ")[2]))
 
 
 def spec_difference(expected: Mapping[str, str], got: Mapping[str, str]) -> str | None:

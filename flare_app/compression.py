@@ -24,6 +24,9 @@ from torch.nn import functional
 from flare_app.aggregation import spec_difference, tensor_spec
 
 WEIGHT_BITS = (32, 16, 8, 4)
+LEAST_SCALE = torch.finfo(
+    torch.float32
+).tiny  # below it lie numbers of fewer digits: a channel so small is one of zeros
 SCALE = ":scale"  # after the name of a tensor of codes; no tensor of a network has a colon in its name
 
 _HALF_MOST = torch.finfo(torch.float16).max
@@ -120,6 +123,7 @@ def _codes(tensor: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     most = largest_code(bits)
     values_CN = tensor.flatten(1).float()
     scale_C = values_CN.abs().amax(dim=1) / most
+    scale_C[scale_C < LEAST_SCALE] = 0.0
     # A channel of zeros divides 0 by 0; one that is not finite tells so by its scale.
     codes_CN = (values_CN / scale_C[:, None]).nan_to_num(0.0, 0.0, 0.0).round().clamp(-most, most).to(torch.int8)
     return (codes_CN.reshape(tensor.shape) if bits == 8 else _packed(codes_CN)), scale_C

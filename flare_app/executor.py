@@ -29,6 +29,7 @@ from fcl.federation import FeatureSet, Participant
 from flare_app.aggregation import tensor_spec
 from flare_app.card import declaration
 from flare_app.egress.plain import is_count
+from flare_app.egress.presence import unfiltered
 from flare_app.encryption.site import keep_model, site_key
 from flare_app.exchange import Exchange, Limits, Published, decode, encode, no_features, sampled
 from flare_app.failures import failed
@@ -159,7 +160,7 @@ class FCLExecutor(Executor):
         self._exchange = terms.exchange
         secure = bool(fl_ctx.get_prop(FLContextKey.SECURE_MODE, False))
         simulated = bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
-        refused = self._exchange.refusal(secure, simulated)
+        refused = self._exchange.refusal(secure, simulated) or unfiltered(self._tasks, fl_ctx)
         if refused:
             raise SiteError(refused)
         if self._participant is None:
@@ -195,7 +196,10 @@ class FCLExecutor(Executor):
         )
 
     def _initial_weights(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        return with_tensors(DataKind.WEIGHTS, self._ready().weights())
+        participant = self._ready()
+        if self._weights.current or self._trained:  # no limit on the norm of an update would hold for them
+            raise SiteError("initial weights are for the start: this site has begun to train")
+        return with_tensors(DataKind.WEIGHTS, participant.weights())
 
     def _share(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         participant, kind = self._ready(), self._exchange.kind

@@ -81,8 +81,11 @@ _LONGEST_REASON = 500  # letters
 
 
 def in_one_line(reason: str) -> str:
-    """A reason as it may be logged: nothing that a site wrote begins a line of its own there, or fills the log."""
-    text = " ".join(reason.split())
+    """A reason as it may be logged: nothing that a site wrote begins a line of its own there, or fills the log.
+
+    What no one can see is left out: a terminal that shows the log would obey it, or show letters in another order.
+    """
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in reason).split())
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
 
 

@@ -10,6 +10,7 @@ from nvflare.apis.fl_constant import FLContextKey, ProcessType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
+from flare_app.egress.declared import Declared
 from flare_app.egress.manifest import manifest_of, now
 from flare_app.egress.plain import EgressError
 from flare_app.egress.policy import EgressPolicy
@@ -19,6 +20,7 @@ from flare_app.protocol import Header
 
 # Private, so never sent; sticky, so that every later task of this process finds it, whichever filter set it.
 _STOPPED = "fcl_egress_stopped"
+_DECLARED = "fcl_egress_declared"  # a job may have one filter for the start and another for weights
 _REQUEST = "request"
 _LOGGED = "fcl_egress_logged"  # the site's filter has written this payload's lines under this id
 
@@ -31,6 +33,8 @@ class EgressFilter(Filter):
     - A payload that breaks a rule stays. FLARE sends an error without data in its place, and from then on this process
       answers nothing any more: what a job tried once it may try again. A reply to a peer stays without that
       consequence, or a peer could ask in such a way that this site falls silent.
+    - Weights must be those that the site declared when it started, trained on the least cohort or more; validation
+      scores of fewer patients' volumes are taken out.
     - An update with NaN, or above the norm limit, stays as well, but does not end the site's part.
     - When the manifest cannot be written, nothing leaves.
 
@@ -49,6 +53,7 @@ class EgressFilter(Filter):
         self.policy = policy
         self._policy = EgressPolicy.from_dict(policy or {})
         self._rows = RowsPerRound(self._policy.max_rows)
+        self._declared: Declared | None = None
         self._stopped: str | None = None
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
@@ -69,7 +74,8 @@ class EgressFilter(Filter):
             if request:
                 examine_request(shareable)
                 return shareable
-            release = examine(self._policy, self._rows, task, shareable)
+            declared = self._declared or fl_ctx.get_prop(_DECLARED)
+            release = examine(self._policy, self._rows, declared, task, shareable)
         except EgressError as error:
             self._refuse(error, task, shareable, fl_ctx)
             raise
@@ -83,6 +89,9 @@ class EgressFilter(Filter):
             self.logger.warning(f"{fl_ctx.get_identity_name()}: {what} withheld in {task!r}: {why}")
             lines = [{"event": "withheld", "name": what, "why": why}, *lines]
         self._note(lines, task, release.payload, fl_ctx)
+        if release.declared is not None:
+            self._declared = release.declared
+            fl_ctx.set_prop(_DECLARED, release.declared, private=True, sticky=True)
         return release.payload
 
     def _refuse(self, error: EgressError, task: str, payload: Shareable, fl_ctx: FLContext) -> None:

@@ -73,7 +73,11 @@ class EgressPolicy:
         max_rows: most different feature rows in a round.
         max_feature_length: longest row. A whole image flattened into a "feature" would be far longer.
         max_partitions: partitions are numbered below this. A volume's number would not fit for long.
-        min_volumes: least cohort; features of fewer volumes are withheld.
+        min_volumes: least cohort of features; those of fewer volumes are withheld.
+        min_training_volumes: least cohort of weights; a site that trains on fewer volumes takes no part, and neither
+            its weights nor its losses leave. Like the other two it is 2 here, which is one patient in data with two
+            volumes of each: a hospital sets it higher.
+        min_validation_volumes: least cohort of validation; scores of fewer volumes are taken out.
         max_epsilon: features are withheld unless they are noised and their epsilon is at most this; None asks for no
             noise.
         max_delta: largest delta of such an epsilon. A job chooses its delta where the site does not, and a large one
@@ -100,6 +104,8 @@ class EgressPolicy:
     max_feature_length: int = 512
     max_partitions: int = 32
     min_volumes: int = 2
+    min_training_volumes: int = 2
+    min_validation_volumes: int = 2
     max_epsilon: float | None = None
     max_delta: float = 1e-5
     routes: tuple[str, ...] = ROUTES

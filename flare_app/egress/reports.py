@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fcl.card import fits
@@ -17,8 +17,12 @@ SITE_PARTS = {"sharing", "exchange", "validation", "training", "saving"}
 _NAMES = 64  # metrics in one report
 
 
-def check_report(policy: EgressPolicy, task: str, report: Any) -> dict[str, Any]:
-    """Check a report; gives its entry in the manifest."""
+def check_report(policy: EgressPolicy, task: str, report: Any) -> None:
+    """Check a report.
+
+    Raises:
+        EgressError: when it tells anything undeclared.
+    """
     declared = _REPORTS.get(task, {})
     if not isinstance(report, dict):
         raise EgressError("report.keys", f"the report of {task!r} is no table")
@@ -29,6 +33,19 @@ def check_report(policy: EgressPolicy, task: str, report: Any) -> dict[str, Any]
         problem = declared[key](policy, value)
         if problem:
             raise EgressError(f"report.{key}", problem)
+
+
+def without_few_scores(policy: EgressPolicy, report: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """A report that was checked, without its validation scores where they are of too few volumes; and why."""
+    volumes = report.get("validation", {}).get("count", 0)
+    if not report.get("validation") or volumes >= policy.min_validation_volumes:
+        return dict(report), None
+    why = f"of {volumes:g} volumes, the least is min_validation_volumes = {policy.min_validation_volumes}"
+    return {**report, "validation": {}}, why
+
+
+def entry_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a report that was checked."""
     names = sorted({*report.get("metrics", {}), *(f"validation/{name}" for name in report.get("validation", {}))})
     told = {"metrics": names, "card": sorted(report.get("card", {}))}
     return {"name": "report", "keys": sorted(report), **{key: listed for key, listed in told.items() if listed}}

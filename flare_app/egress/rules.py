@@ -21,9 +21,10 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from torch import Tensor
 
 from flare_app.compression import SCALE
+from flare_app.egress.declared import Declared
 from flare_app.egress.plain import EgressError, check_plain, is_count, shown
 from flare_app.egress.policy import FEATURE_KINDS, EgressPolicy
-from flare_app.egress.reports import check_privacy, check_report
+from flare_app.egress.reports import check_privacy, check_report, entry_of, without_few_scores
 from flare_app.egress.statistics import cleansed
 from flare_app.egress.values import squared_norm
 from flare_app.exchange import FEATURES, encode, no_features, rows_in, rows_problem
@@ -36,6 +37,7 @@ _RETURN_CODES = {value for name, value in vars(ReturnCode).items() if not name.s
 _ROUTES = {TaskName.SHARE: "relay", TaskName.GET_FEATURES: "peer"}  # of features, by the task that they answer
 _WEIGHT_TASKS = {DataKind.WEIGHTS: TaskName.INITIAL_WEIGHTS, DataKind.WEIGHT_DIFF: TaskName.TRAIN}
 _ROUNDS_REMEMBERED = 8
+_SCORES = "validation scores"
 _TASKS = (*TaskName.ALL, TaskName.STATISTICS)
 
 
@@ -48,12 +50,14 @@ class Release:
         entries: what the manifest says of it, one for each tensor, report or reason.
         withheld: why something was taken out; None when nothing was.
         subject: what ``withheld`` is about.
+        declared: what the site is held to from now on, when it has just said so.
     """
 
     payload: Shareable
     entries: list[dict[str, Any]] = field(default_factory=list)
     withheld: str | None = None
     subject: str = "features"
+    declared: Declared | None = None
 
 
 class RowsPerRound:
@@ -85,8 +89,17 @@ class RowsPerRound:
                 del self._sent[min(self._sent)]
 
 
-def examine(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Shareable) -> Release:
+def examine(
+    policy: EgressPolicy, rows: RowsPerRound, declared: Declared | None, task: str, payload: Shareable
+) -> Release:
     """What of the reply to ``task`` may leave.
+
+    Args:
+        policy: of the site or the job.
+        rows: that left before.
+        declared: what the site said that it has; None before it started.
+        task: name of the task.
+        payload: the reply.
 
     Raises:
         EgressError: when it holds anything that the policy does not name.
@@ -106,11 +119,11 @@ def examine(policy: EgressPolicy, rows: RowsPerRound, task: str, payload: Sharea
     if kind == FEATURES:
         return _features(policy, rows, task, payload)
     if kind in _WEIGHT_TASKS:
-        return _weights(policy, task, payload)
+        return _weights(policy, declared, task, payload)
     if kind == DataKind.METRICS and task == TaskName.STATISTICS:
         return _statistics(policy, payload)
     if kind == DataKind.METRICS:
-        return _plain_report(policy, task, payload)
+        return _plain_report(policy, declared, task, payload)
     raise EgressError("payload", f"data of kind {kind!r}")
 
 
@@ -243,24 +256,35 @@ def _withheld(
 # -- weights -----------------------------------------------------------------------------------------------------------
 
 
-def _weights(policy: EgressPolicy, task: str, payload: Shareable) -> Release:
+def _weights(policy: EgressPolicy, declared: Declared | None, task: str, payload: Shareable) -> Release:
     dxo = from_shareable(payload)
     if task != _WEIGHT_TASKS[dxo.data_kind]:
         raise EgressError("weights.task", f"{dxo.data_kind} as answer to {task!r}")
     if not isinstance(dxo.data, dict):
         raise EgressError("weights.names", "no table of tensors")
+    if declared is None:
+        raise EgressError("weights.undeclared", "this site has not said what it trains, and on how much", stops=False)
     strangers = [
         name for name in dxo.data if not isinstance(name, str) or not policy.allows_weight(_weight(name, task))
     ]
     if strangers:
         raise EgressError("weights.names", f"tensors {shown(strangers)}, declared are {', '.join(policy.weights)}")
-    squares = squared_norm(dxo.data)
+    others = [name for name in dxo.data if _weight(name, task) not in declared.shapes]
+    if others:
+        raise EgressError("weights.names", f"the network that this site declared has no {shown(others)}")
+    squares = squared_norm(dxo.data, declared.shapes)
     if task == TaskName.TRAIN and policy.max_norm is not None and squares > policy.max_norm**2:
         detail = f"the norm of the update is {math.sqrt(squares):.4g}, above {policy.max_norm:.4g}"
         raise EgressError("weights.norm", detail, stops=False)
     report = _meta(dxo.meta, {REPORT}).get(REPORT, {})
     entries = _tensor_entries(dxo.data)
-    return Release(payload, [*entries, check_report(policy, task, report)] if report else entries)
+    if not report:
+        return Release(payload, entries)
+    check_report(policy, task, report)
+    report, withheld = without_few_scores(policy, report)
+    if withheld:
+        payload["DXO"] = {**payload["DXO"], "meta": {**dxo.meta, REPORT: report}}
+    return Release(payload, [*entries, entry_of(report)], withheld, _SCORES)
 
 
 def _weight(name: str, task: str) -> str:
@@ -271,11 +295,19 @@ def _weight(name: str, task: str) -> str:
 # -- reports ----------------------------------------------------------------------------------------------------------
 
 
-def _plain_report(policy: EgressPolicy, task: str, payload: Shareable) -> Release:
+def _plain_report(policy: EgressPolicy, declared: Declared | None, task: str, payload: Shareable) -> Release:
     dxo = from_shareable(payload)
     _meta(dxo.meta, set())
-    entry = check_report(policy, task, dxo.data)
-    if task != TaskName.SHARE or not dxo.data.get("rows"):
+    check_report(policy, task, dxo.data)
+    entry = entry_of(dxo.data)
+    if task == TaskName.INITIALIZE:
+        return Release(payload, [entry], declared=Declared.of(policy, dxo.data, declared))
+    if task != TaskName.SHARE:
+        report, withheld = without_few_scores(policy, dxo.data)
+        if withheld:
+            payload["DXO"] = {**payload["DXO"], "data": report}
+        return Release(payload, [entry_of(report)], withheld, _SCORES)
+    if not dxo.data.get("rows"):
         return Release(payload, [entry])
     # Peers ask those sites that say they have rows: one whose rows would be withheld must not be asked.
     withheld = _withheld(policy, None, "peer", dxo.data.get("volumes", 0), dxo.data.get("privacy"))

@@ -7,7 +7,6 @@ FLARE's own way, objects of TenSEAL, would send the whole context (0.7 MB) along
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ import torch
 from nvflare.apis.fl_context import FLContext
 from nvflare.lighter.constants import ProvFileName
 from torch import Tensor
+
+from flare_app.aggregation import shape_of
 
 if TYPE_CHECKING:
     import tenseal
@@ -142,8 +143,3 @@ def restored(values: Sequence[float], described: str) -> Tensor:
     dtype = getattr(torch, described.partition(" ")[0])
     tensor = torch.tensor(values, dtype=torch.float64).reshape(shape)
     return (tensor if dtype.is_floating_point else tensor.round()).to(dtype)
-
-
-def shape_of(described: str) -> list[int]:
-    """The shape in an entry of a spec."""
-    return list(json.loads(described.partition(" ")[2]))

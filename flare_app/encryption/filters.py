@@ -27,6 +27,7 @@ DECRYPTED_TASKS = (TaskName.SHARE, TaskName.TRAIN, TaskName.VALIDATE)  # tasks t
 
 # Private, so never sent; sticky, so that the reply to a later task finds it.
 _GLOBAL = "fcl_global_weights"
+_STOPPED = "fcl_encryption_stopped"
 
 
 class WeightEncryptor(Filter):
@@ -35,6 +36,9 @@ class WeightEncryptor(Filter):
     It comes last, after the egress filters of site and job, which read what leaves. The server can check no values:
     what it rejects of plain updates (NaN, an implausible norm) stays at the site here. Initial weights are encrypted
     as well.
+
+    That a site refuses tells the server something of values that it cannot read, and by what it adds to ciphertexts it
+    could ask for more of it in every task. So the first such refusal, here or of the decryptor, ends the site's part.
 
     Args:
         max_norm_ratio, max_update_norm: as the controller has them for plain updates.
@@ -56,6 +60,7 @@ class WeightEncryptor(Filter):
         """
         if shareable.get_return_code() != ReturnCode.OK:
             return shareable
+        _require_part(fl_ctx)
         dxo = from_shareable(shareable)
         if dxo.data_kind not in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
             raise EncryptionError(f"expected weights to encrypt, got data of kind {dxo.data_kind}")
@@ -63,7 +68,7 @@ class WeightEncryptor(Filter):
         count = report_of(shareable)["count"] if dxo.data_kind == DataKind.WEIGHT_DIFF else 1
         problem = self._problem(weights, count, fl_ctx)
         if problem:
-            raise EncryptionError(f"not sent: {problem}")
+            raise _last_refusal(f"not sent: {problem}", fl_ctx)
         flare = self._ready(fl_ctx)
         flare.n_iter = count
         vectors, _ = flare.encryption({name: tensor.double().numpy() for name, tensor in weights.items()}, fl_ctx)
@@ -98,9 +103,14 @@ class WeightDecryptor(Filter):
         Raises:
             EncryptionError: when the weights came in clear, or do not fit what came with them.
         """
+        _require_part(fl_ctx)
         dxo = from_shareable(shareable)
-        if dxo.data_kind != DataKind.WEIGHTS:
+        if dxo.data_kind == DataKind.METRICS:
             return shareable
+        if dxo.data_kind != DataKind.WEIGHTS:  # their change, which nobody encrypts
+            raise EncryptionError(
+                f"the job encrypts weights, yet the server sent data of kind {dxo.data_kind} in clear"
+            )
         encrypted, spec = tensors_of(shareable, DataKind.WEIGHTS), report_of(shareable).get("spec", {})
         if not all(is_encrypted(tensor) for tensor in encrypted.values()) or spec.keys() != encrypted.keys():
             raise EncryptionError("the job encrypts weights, yet the server sent some that are not, or without shapes")
@@ -113,7 +123,8 @@ class WeightDecryptor(Filter):
         weights = {name: restored(values[name], spec[name]) for name in encrypted}
         problem = _overflow(weights)
         if problem:
-            raise EncryptionError(f"the global weights hold {problem}; another key than theirs gives such values, too")
+            told = f"the global weights hold {problem}; another key than theirs gives such values, too"
+            raise _last_refusal(told, fl_ctx)
         fl_ctx.set_prop(_GLOBAL, weights, private=True, sticky=True)
         return DXO(DataKind.WEIGHTS, data=dict(weights), meta={REPORT: {}}).update_shareable(shareable)
 
@@ -125,6 +136,21 @@ class WeightDecryptor(Filter):
             self._flare.logger.setLevel(logging.WARNING)
             self._flare.handle_event(EventType.START_RUN, fl_ctx)
         return self._flare
+
+
+def _last_refusal(problem: str, fl_ctx: FLContext) -> EncryptionError:
+    """End the site's part; gives the error to be raised."""
+    fl_ctx.set_prop(_STOPPED, True, private=True, sticky=True)
+    return EncryptionError(f"{problem}. This site takes part no more: a second refusal would tell the server more")
+
+
+def _require_part(fl_ctx: FLContext) -> None:
+    """Raise EncryptionError when a refusal has ended the site's part."""
+    if fl_ctx.get_prop(_STOPPED):
+        raise EncryptionError(
+            "this site refused weights for their values earlier in this job and takes part no more: find the reason in "
+            "its log, and submit another job"
+        )
 
 
 def _overflow(weights: Mapping[str, Tensor]) -> str | None:

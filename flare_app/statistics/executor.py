@@ -10,6 +10,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
+from flare_app.egress.presence import unfiltered
 from flare_app.failures import failed
 from flare_app.peers import asker, not_for
 from flare_app.protocol import SiteError, TaskName, exported_in_full, with_report
@@ -48,7 +49,7 @@ class DataStatisticsExecutor(Executor):
         if task_name != TaskName.STATISTICS:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
-            problem = not_for(task_name, asker(fl_ctx))
+            problem = not_for(task_name, asker(fl_ctx)) or unfiltered([task_name], fl_ctx)
             if problem:
                 raise SiteError(problem)
             return self._statistics(fl_ctx)

@@ -46,7 +46,15 @@ def asking(fl_ctx: FLContext, by: str) -> Iterator[None]:
 
 
 class FakeEngine:
-    """What controller and executor ask of FLARE's engines; the job may bring code, its bundle say, unless told else."""
+    """What controller and executor ask of FLARE's engines.
+
+    Args:
+        root: folder of the workspace.
+        sites: names of the sites.
+        simulated, secure: how FLARE runs.
+        byoc: whether the job may bring code, its bundle say.
+        filtered: tasks on whose results the job has an egress filter.
+    """
 
     def __init__(
         self,
@@ -55,7 +63,9 @@ class FakeEngine:
         simulated: bool = True,
         secure: bool = False,
         byoc: bool = True,
+        filtered: Sequence[str] = (*TaskName.ALL, TaskName.STATISTICS),
     ) -> None:
+        self.filters = {f"{task}{FilterKey.DELIMITER}{FilterKey.OUT}": [EgressFilter()] for task in filtered}
         self.root, self.sites, self.byoc = root, sites, byoc
         self.args = SimpleNamespace(threads=len(sites), gpu=None)
         self.events: list[str] = []
@@ -72,6 +82,8 @@ class FakeEngine:
         fl_ctx = self._managers[name].new_context()
         fl_ctx.set_prop(FLContextKey.SIMULATE_MODE, self.simulated, private=True, sticky=False)
         fl_ctx.set_prop(FLContextKey.SECURE_MODE, self.secure, private=True, sticky=False)
+        runner = SimpleNamespace(task_result_filters=self.filters)
+        fl_ctx.set_prop(FLContextKey.RUNNER, runner, private=True, sticky=False)
         return fl_ctx
 
     def get_clients(self) -> list[Client]:
@@ -219,11 +231,14 @@ class Federation:
         data = copy.deepcopy(data)  # and of the reply: over a wire nothing is shared
         decryptor, encryptor = self.ciphers.get(site, (None, None))
         if decryptor is not None and name in DECRYPTED_TASKS:
-            data = decryptor.process(data, fl_ctx)
+            try:  # as FLARE's client runner does
+                data = decryptor.process(data, fl_ctx)
+            except Exception:
+                return make_reply(ReturnCode.TASK_DATA_FILTER_ERROR)
         reply = self.executors[site].execute(name, data, fl_ctx, Signal())
         key = f"{name}{FilterKey.DELIMITER}{FilterKey.OUT}"
         last = [encryptor] if encryptor is not None and name in ENCRYPTED_TASKS else []
-        try:  # as FLARE's client runner does
+        try:
             filters = {key: [*self.job_filters.get(site, []), *last]}
             reply = apply_filters(Scope.TASK_RESULT_FILTERS_NAME, reply, fl_ctx, filters, name, FilterKey.OUT)
         except Exception:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flare_app.compression import SCALE, ErrorFeedback, decode, encode, misfit, unpacked
+from flare_app.compression import LEAST_SCALE, SCALE, ErrorFeedback, decode, encode, largest_code, misfit, unpacked
 from flare_app.protocol import tensor_bytes
 
 MOST = {8: 127, 4: 7}
@@ -80,6 +80,17 @@ def test_extreme_values_stay_finite(bits: int, value: float) -> None:
     assert (decoded.abs() <= abs(value) * (1 + 1e-5)).all()
     if value == 0.0:
         assert not decoded.any()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("value", [1e-45, 3e-44, 1e-38, 2e-36, 1.7e-5, 1.0, 3e38])
+def test_a_channel_uses_its_largest_code_or_is_one_of_zeros(bits: int, value: float) -> None:
+    """The egress filter refuses all else."""
+    coded = encode({"w": torch.tensor([[value, -value / 3, 0.0]])}, bits)
+    codes = coded["w"] if bits == 8 else unpacked(coded["w"])
+    scale = float(coded["w:scale"])
+    assert scale == 0 or scale >= LEAST_SCALE
+    assert int(codes.abs().max()) == (largest_code(bits) if scale else 0)
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,16 @@ import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare.app_common.filters.exclude_vars import ExcludeVars
+from nvflare.private.privacy_manager import Scope
 
+from flare_app.egress import EgressFilter
 from flare_app.executor import FCLExecutor
 from flare_app.peers import UNKNOWN
-from flare_app.protocol import Header, TaskName, reason_of, report_of, tensors_of, with_report, with_tensors
+from flare_app.protocol import Header, TaskName, path_like, reason_of, report_of, tensors_of, with_report, with_tensors
 from tests.flare_app.loopback import FAKE_BUNDLE, FakeEngine, asking
 
 
@@ -106,6 +110,25 @@ def test_update_is_the_difference_to_the_global_weights(tmp_path: Path) -> None:
     assert set(report["metrics"]) == {"loss"}
     assert report["privacy"] is None
     assert site.engine.events == []
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_weights_that_were_trained_are_no_initial_ones(tmp_path: Path, failed: bool) -> None:
+    """They would leave in full, and past the limit on the norm of an update."""
+    site = Site(tmp_path, _executor(overrides={"fail": {"site-1/0": "raise"} if failed else {}}))
+    reply = site.do(TaskName.TRAIN, _round(site.started()))
+    assert (reply.get_return_code() == ReturnCode.OK) != failed
+    again = site.do(TaskName.INITIAL_WEIGHTS, with_report({}))
+    assert reason_of(again) == "initial weights are for the start: this site has begun to train"
+
+
+def test_restored_weights_are_no_initial_ones(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor(checkpoint_dir="state"))
+    site.do(TaskName.TRAIN, _round(site.started()))
+    resumed, task = Site(tmp_path, _executor(checkpoint_dir="state")), _initialize()
+    task.set_header(Header.RESUME_ROUND, 1)
+    assert report_of(resumed.do(TaskName.INITIALIZE, task))["resumed_round"] == 1
+    assert "has begun to train" in reason_of(resumed.do(TaskName.INITIAL_WEIGHTS, with_report({})))
 
 
 def test_validation_is_of_the_weights_that_came(tmp_path: Path) -> None:
@@ -292,6 +315,38 @@ def test_nonsense_of_a_peer_does_not_end_the_training(tmp_path: Path, caplog: py
 def test_peer_exchange_in_production_needs_certificates(tmp_path: Path, secure: bool, code: str) -> None:
     site = Site(tmp_path, _executor(), simulated=False, secure=secure)
     assert site.do(TaskName.INITIALIZE, _initialize("features")).get_return_code() == code
+
+
+@pytest.mark.parametrize(
+    ("filtered", "bare"),
+    [
+        ((), "initialize, initial_weights, share, train, validate, get_features"),
+        ((TaskName.INITIALIZE, TaskName.STATISTICS), "initial_weights, share, train, validate, get_features"),
+        ([task for task in TaskName.ALL if task != TaskName.GET_FEATURES], "get_features"),
+    ],
+)
+def test_site_takes_no_part_when_nothing_checks_what_would_leave_it(
+    tmp_path: Path, filtered: Sequence[str], bare: str
+) -> None:
+    site = Site(tmp_path, _executor(), simulated=False, secure=True, filtered=filtered)
+    reply = site.do(TaskName.INITIALIZE, _initialize("features"))
+    assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert reason_of(reply) == (
+        f"no EgressFilter checks what would leave this site in answer to {bare}: rename local/privacy.json.sample of "
+        "its kit to local/privacy.json, or submit a job that brings the filter, as 'python -m flare_app.job' makes them"
+    )
+    assert not path_like(reason_of(reply))
+    Site(tmp_path, _executor(), filtered=filtered).started()  # in the simulator
+
+
+def test_a_sites_own_policy_is_enough(tmp_path: Path) -> None:
+    site = Site(tmp_path, _executor(), simulated=False, secure=True, filtered=())
+    scope = Scope()
+    scope.add_task_result_filter(ExcludeVars("bank"), FilterKey.OUT)
+    site.engine.context("site-1").set_prop(FLContextKey.SCOPE_OBJECT, scope, private=True, sticky=True)
+    assert "no EgressFilter" in reason_of(site.do(TaskName.INITIALIZE, _initialize("features")))
+    scope.add_task_result_filter(EgressFilter(), FilterKey.OUT)
+    assert site.do(TaskName.INITIALIZE, _initialize("features")).get_return_code() == ReturnCode.OK
 
 
 def test_error_texts_stay_at_the_site(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

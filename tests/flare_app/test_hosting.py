@@ -209,3 +209,10 @@ def test_a_real_site_without_data_takes_no_part(tmp_path: Path) -> None:
     assert reason_of(training.do(TaskName.INITIALIZE, _initialize())) == missing
     comparing = Site(tmp_path, DataStatisticsExecutor(["configs/pretrain.json"]), simulated=False)  # type: ignore[arg-type]
     assert reason_of(comparing.do(TaskName.STATISTICS, _initialize())) == missing
+
+
+def test_statistics_need_a_filter_as_well(tmp_path: Path) -> None:
+    executor = DataStatisticsExecutor(["configs/pretrain.json"])
+    bare = Site(tmp_path, executor, simulated=False, filtered=TaskName.ALL)  # type: ignore[arg-type]
+    reason = reason_of(bare.do(TaskName.STATISTICS, _initialize()))
+    assert reason.startswith("no EgressFilter checks what would leave this site in answer to statistics: ")

@@ -49,3 +49,9 @@ def test_reason_of_a_reply_that_a_filter_held_back_tells_whose_log_to_read() -> 
 def test_a_reason_stays_one_line_of_bounded_length() -> None:
     assert in_one_line("a\n  b\tc") == "a b c"
     assert in_one_line("x" * 10**6) == "x" * 500 + "…"
+
+
+def test_a_reason_holds_nothing_that_a_terminal_would_obey() -> None:
+    assert (
+        in_one_line("no\x1b[2J\x07data\x9b31m of \u202eset 7\x00\u200b, größer") == "no [2J data 31m of set 7 , größer"
+    )

@@ -63,7 +63,11 @@ def introduction(**changes: Any) -> Shareable:
         {
             "config_hash": "0123456789abcdef",
             "settings": {"config": ["configs/pretrain.json"], "overrides": {"batch_size": 8, "x": "$@y"}, "seed": 0},
-            "spec": {"encoder.weight": "float32 [2, 3]", "head.0.bias": "float32 []"},
+            "spec": {
+                "encoder.weight": "float32 [2, 3]",
+                "encoder.bias": "float32 [2]",
+                "head.0.bias": "float32 [4]",
+            },
             "shares_features": True,
             "resumed_round": 0,
             "description": {"slices": 24, "volumes": 2},

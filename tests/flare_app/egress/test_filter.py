@@ -6,25 +6,30 @@ from typing import Any
 
 import pytest
 import torch
-from nvflare.apis.dxo import from_shareable
+from nvflare.apis.dxo import DataKind, from_shareable
 from nvflare.apis.filter import FilterChainType, FilterContextKey, FilterSource
 from nvflare.apis.fl_constant import FLContextKey, ProcessType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from flare_app.egress import EgressError, EgressFilter, EgressPolicy, read_manifest
+from flare_app.egress.declared import Declared
 from flare_app.exchange import rows_in
 from flare_app.peers import UNKNOWN
 from flare_app.protocol import Header, refusal, with_report
-from tests.flare_app.egress.payloads import egress_filter, features, train_report, weights, with_headers
+from tests.flare_app.egress.payloads import egress_filter, features, introduction, train_report, weights, with_headers
 from tests.flare_app.loopback import FakeEngine, asking
 
 
 class Site:
-    """A site whose results pass some filters, in the order given."""
+    """A site whose results pass some filters, in the order given; it has started."""
 
-    def __init__(self, root: Path, *filters: EgressFilter) -> None:
+    def __init__(self, root: Path, *filters: EgressFilter, starts: bool = True) -> None:
         self.engine, self.filters, self.root = FakeEngine(root), filters, root
+        self._before = 0
+        if starts:
+            self.send("initialize", introduction())
+            self._before = len(self.lines)
 
     def context(self, task: str, by: str) -> FLContext:
         fl_ctx = self.engine.context("hospital-a")
@@ -42,7 +47,8 @@ class Site:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        return read_manifest(self.root / "egress" / "hospital-a.jsonl")[0]
+        """Of the manifest, since the start."""
+        return read_manifest(self.root / "egress" / "hospital-a.jsonl")[0][self._before :]
 
 
 def test_every_tensor_is_noted_before_it_leaves_with_what_a_governance_lead_asks(tmp_path: Path) -> None:
@@ -136,6 +142,17 @@ def test_violation_stops_everything_after_it_whichever_filter_met_it(
     assert refused[0]["by"] == source
 
 
+def test_what_one_filter_stopped_stays_stopped_for_one_that_met_nothing(tmp_path: Path) -> None:
+    """In a job that encrypts weights, one filter of the job's serves the tasks that the other does not."""
+    first, second = (egress_filter(source=FilterSource.JOB) for _ in range(2))
+    site = Site(tmp_path, first)
+    with pytest.raises(EgressError, match=r"report\.validation"):
+        site.send("validate", with_report({"validation": {"dice_patient007": 0.5}}))
+    site.filters = (second,)
+    with pytest.raises(EgressError, match="rule 'stopped'"):
+        site.send("train", weights())
+
+
 @pytest.mark.parametrize(
     ("task", "by"),
     [
@@ -195,7 +212,7 @@ def test_public_properties_of_the_context_go_along_with_every_message(
     tmp_path: Path, name: str, value: Any, allowed: bool
 ) -> None:
     guard = egress_filter()
-    fl_ctx = Site(tmp_path).context("train", "server")
+    fl_ctx = Site(tmp_path, guard).context("train", "server")
     fl_ctx.set_prop(name, value, private=False, sticky=False)
     with asking(fl_ctx, "server"):
         if allowed:
@@ -222,8 +239,54 @@ def test_payload_that_cannot_even_be_read_stays_and_stops_the_site(tmp_path: Pat
 def test_diverged_training_is_refused_once(tmp_path: Path) -> None:
     site = Site(tmp_path, egress_filter())
     with pytest.raises(EgressError, match=r"weights\.finite"):
-        site.send("train", weights(**{"encoder.bias": torch.tensor([float("nan")])}))
+        site.send("train", weights(**{"encoder.bias": torch.tensor([1.0, float("nan")])}))
     site.send("train", weights())
+
+
+def test_site_below_the_least_cohort_sends_no_weights_whatever_it_is_asked(tmp_path: Path) -> None:
+    site = Site(tmp_path, egress_filter({"min_training_volumes": 20}), starts=False)
+    for task, payload in (
+        ("initialize", introduction()),
+        ("initial_weights", weights(DataKind.WEIGHTS)),
+        ("train", weights(report=train_report())),
+    ):
+        with pytest.raises(EgressError):
+            site.send(task, payload)
+    assert [line["rule"] for line in site.lines] == ["weights.cohort", "weights.undeclared", "weights.undeclared"]
+
+
+def test_weights_are_held_to_what_the_site_declared_when_it_started(tmp_path: Path) -> None:
+    site = Site(tmp_path, egress_filter())
+    site.send("initialize", introduction())  # as when it takes part again
+    with pytest.raises(EgressError, match=r"weights\.shape"):
+        site.send("train", weights(**{"encoder.bias": torch.zeros(3)}))
+
+
+def test_no_mark_in_the_context_changes_what_a_filter_has_seen_declared(tmp_path: Path) -> None:
+    site = Site(tmp_path, egress_filter())
+    forged = Declared({"encoder.images": (2,)})
+    site.context("train", "server").set_prop("fcl_egress_declared", forged, private=True, sticky=True)
+    site.send("train", weights())
+    with pytest.raises(EgressError, match=r"weights\.names"):
+        site.send("train", weights(**{"encoder.images": torch.zeros(2)}))
+
+
+def test_filter_of_some_tasks_knows_what_the_one_of_the_start_let_out(tmp_path: Path) -> None:
+    """As in a job that encrypts weights."""
+    first, second = (egress_filter(source=FilterSource.JOB) for _ in range(2))
+    site = Site(tmp_path, first)
+    site.filters = (second,)
+    site.send("train", weights())
+    with pytest.raises(EgressError, match=r"weights\.names"):
+        site.send("train", weights(**{"encoder.images": torch.zeros(2)}))
+
+
+def test_withheld_scores_are_logged_and_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(tmp_path, egress_filter({"min_validation_volumes": 3}))
+    site.send("train", weights(report=train_report()))
+    assert [line["event"] for line in site.lines] == ["withheld", "sent", "sent", "sent"]
+    assert site.lines[0]["name"] == "validation scores"
+    assert "validation scores withheld in 'train': of 2 volumes" in caplog.text
 
 
 def test_withheld_features_are_logged_and_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -238,7 +301,7 @@ def test_withheld_features_are_logged_and_noted(tmp_path: Path, caplog: pytest.L
 
 def test_nothing_leaves_when_the_manifest_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "egress").write_text("a file where the folder should be")
-    site = Site(tmp_path, egress_filter())
+    site = Site(tmp_path, egress_filter(), starts=False)
     with pytest.raises(OSError, match="egress"):
         site.send("get_features", features())
 
@@ -246,7 +309,7 @@ def test_nothing_leaves_when_the_manifest_cannot_be_written(tmp_path: Path) -> N
 def test_requests_to_peers_are_checked_by_the_same_filter(tmp_path: Path) -> None:
     guard = egress_filter()
     guard.set_prop(FilterContextKey.CHAIN_TYPE, FilterChainType.TASK_DATA_CHAIN)
-    site = Site(tmp_path, guard)
+    site = Site(tmp_path, guard, starts=False)
     request = with_headers(Shareable(), **{Header.ROUND: 3})
     assert site.send("anything", request) is request
     with pytest.raises(EgressError):
@@ -256,8 +319,17 @@ def test_requests_to_peers_are_checked_by_the_same_filter(tmp_path: Path) -> Non
         site.send("anything", request)
 
 
+def test_public_properties_go_along_with_requests_to_peers_too(tmp_path: Path) -> None:
+    guard = egress_filter()
+    guard.set_prop(FilterContextKey.CHAIN_TYPE, FilterChainType.TASK_DATA_CHAIN)
+    fl_ctx = Site(tmp_path, guard, starts=False).context("anything", "server")
+    fl_ctx.set_prop("volume_names", "patient007", private=False, sticky=False)
+    with pytest.raises(EgressError, match="rule 'context'"):
+        guard.process(with_headers(Shareable(), **{Header.ROUND: 3}), fl_ctx)
+
+
 def test_server_that_shares_a_privacy_json_with_sites_goes_on(tmp_path: Path) -> None:
-    site = Site(tmp_path, egress_filter())
+    site = Site(tmp_path, egress_filter(), starts=False)
     fl_ctx = site.context("train", "server")
     fl_ctx.set_prop(FLContextKey.PROCESS_TYPE, ProcessType.SERVER_JOB, private=True)
     task = weights(**{"any.name": torch.zeros(2)})

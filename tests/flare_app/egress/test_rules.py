@@ -12,10 +12,12 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
+from flare_app.compression import encode
 from flare_app.egress import EgressError, EgressPolicy
+from flare_app.egress.declared import Declared
 from flare_app.egress.rules import RowsPerRound, examine, examine_request
 from flare_app.exchange import sampled
-from flare_app.protocol import Header, refusal, report_of, tensors_of, with_report
+from flare_app.protocol import Header, refusal, report_of, tensors_of, with_report, with_tensors
 from tests.flare_app.egress.payloads import (
     coded_weights,
     features,
@@ -27,10 +29,13 @@ from tests.flare_app.egress.payloads import (
     with_meta,
 )
 
+# What a site said of itself whose payloads are those of this file.
+DECLARED = Declared({"encoder.weight": (2, 3), "encoder.bias": (2,), "head.0.bias": (4,)})
 
-def _examine(task: str, payload: Shareable, **policy: Any) -> Any:
+
+def _examine(task: str, payload: Shareable, declared: Declared | None = DECLARED, **policy: Any) -> Any:
     settings = EgressPolicy.from_dict(policy)
-    return examine(settings, RowsPerRound(settings.max_rows), task, payload)
+    return examine(settings, RowsPerRound(settings.max_rows), declared, task, payload)
 
 
 # Rows of codes in 8 bits: the largest of each is 127.
@@ -54,7 +59,7 @@ PRIVACY = {"epsilon": 2.0, "delta": 1e-5, "noise_multiplier": 1.2, "releases": 3
         ("train", coded_weights(4)),
         ("share", features(features=CODES)),
         ("get_features", features(rows=0, volumes=0, features=torch.zeros(0, 6, dtype=torch.int8))),
-        ("validate", with_headers(with_report({"validation": {"mean_dice": 0.5}}), **{Header.ROUND: 3})),
+        ("validate", with_headers(with_report({"validation": {"mean_dice": 0.5, "count": 2.0}}), **{Header.ROUND: 3})),
         ("train", refusal("FileNotFoundError in task 'train', see the log of site-1")),
         ("train", make_reply(ReturnCode.TASK_ABORTED)),
         ("train", with_meta(weights(), filter_history=["ExcludeVars"])),
@@ -137,6 +142,23 @@ HALF = unit_rows().half()
         ("weights.tensors", "train", weights(**{"encoder.bias": np.zeros(2)})),
         ("weights.tensors", "train", weights(**{"encoder.bias": torch.nn.Parameter(torch.zeros(2))})),
         ("weights.dtype", "train", weights(**{"encoder.bias": torch.zeros(2, dtype=torch.uint8)})),
+        # others than the site declared
+        ("weights.names", "train", weights(**{"encoder.images": torch.zeros(2)})),
+        ("weights.names", "initial_weights", weights(DataKind.WEIGHTS, **{"encoder.images": torch.zeros(2)})),
+        ("weights.shape", "train", weights(**{"encoder.bias": torch.zeros(3)})),
+        ("weights.shape", "train", weights(**{"encoder.bias": torch.zeros(1, 2)})),
+        ("weights.shape", "initial_weights", weights(DataKind.WEIGHTS, **{"encoder.bias": torch.zeros(3)})),
+        ("weights.shape", "train", coded_weights(16, **{"encoder.weight": torch.zeros(2, 4).half()})),
+        ("weights.shape", "train", coded_weights(8, **{"encoder.weight": torch.zeros(2, 4).char()})),
+        ("weights.shape", "train", coded_weights(4, **{"encoder.weight": torch.full((2, 3), 136).byte()})),
+        (
+            "weights.shape",
+            "train",
+            coded_weights(8, **{"encoder.bias": torch.zeros(2).char(), "encoder.bias:scale": torch.zeros(2)}),
+        ),
+        ("report.spec", "initialize", introduction(spec={"encoder.weight": "float32 [2, 4]"})),
+        ("weights.cohort", "initialize", introduction(description={"slices": 24, "volumes": 1})),
+        ("weights.cohort", "initialize", introduction(description={"slices": 24})),
         ("weights.finite", "train", weights(**{"encoder.bias": torch.tensor([1.0, math.nan])})),
         ("weights.finite", "train", weights(**{"encoder.bias": torch.tensor([1.0, -math.inf])})),
         ("weights.task", "initial_weights", coded_weights(8)),
@@ -164,6 +186,14 @@ HALF = unit_rows().half()
             coded_weights(4, **{"encoder.weight": torch.tensor([[136, 128], [136, 136]]).byte()}),
         ),
         ("weights.codes", "train", coded_weights(4, **{"encoder.weight": torch.tensor([[136, 8], [136, 136]]).byte()})),
+        (
+            "weights.codes",
+            "train",
+            coded_weights(4, **{"encoder.weight": torch.tensor([[255, 159], [255, 143]]).byte()}),
+        ),
+        ("weights.codes", "train", coded_weights(8, **{"encoder.weight": torch.full((2, 3), 126).char()})),
+        ("weights.codes", "train", coded_weights(4, **{"encoder.weight": torch.full((2, 2), 0x8E).byte()})),
+        ("weights.scale", "train", coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, 1e-38])})),
         ("meta", "train", with_meta(weights(), note="patient007")),
         # reports
         ("report.keys", "initialize", introduction(dataset_dir="/data")),
@@ -215,8 +245,8 @@ def test_anything_else_is_refused_by_the_rule_it_breaks(rule: str, task: str, pa
 @pytest.mark.parametrize(
     ("payload", "stops"),
     [
-        (weights(**{"encoder.bias": torch.tensor([math.nan])}), False),
-        (weights(**{"encoder.bias": torch.tensor([100.0])}), False),
+        (weights(**{"encoder.bias": torch.tensor([1.0, math.nan])}), False),
+        (weights(**{"encoder.bias": torch.tensor([1.0, 100.0])}), False),
         (coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, math.nan])}), False),
         (coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, 1.0])}), False),
         (coded_weights(8, **{"encoder.weight:scale": torch.tensor([1.0, -1.0])}), True),
@@ -228,6 +258,60 @@ def test_a_failed_training_does_not_end_the_sites_part(payload: Shareable, stops
     with pytest.raises(EgressError) as error:
         _examine("train", payload, max_norm=10.0)
     assert error.value.stops == stops
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_training_that_diverged_is_known_by_its_codes(bits: int, value: float) -> None:
+    matrix = torch.tensor([[1.0, 2.0, 3.0], [1.0, value, 3.0]])
+    diverged = with_tensors(DataKind.WEIGHT_DIFF, encode({"encoder.weight": matrix}, bits))
+    with pytest.raises(EgressError, match=r"weights\.finite") as error:
+        _examine("train", diverged)
+    assert not error.value.stops
+
+
+@pytest.mark.parametrize(("task", "kind"), [("train", DataKind.WEIGHT_DIFF), ("initial_weights", DataKind.WEIGHTS)])
+def test_no_weights_leave_a_site_that_has_not_said_what_it_trains_and_on_how_much(task: str, kind: str) -> None:
+    with pytest.raises(EgressError, match=r"weights\.undeclared") as error:
+        _examine(task, weights(kind), declared=None)
+    assert not error.value.stops
+    assert _examine("initialize", introduction(), declared=None).declared == DECLARED
+
+
+def test_the_least_cohort_of_weights_is_the_policys() -> None:
+    eight = introduction(description={"slices": 24, "volumes": 8})
+    assert _examine("initialize", eight, min_training_volumes=8).declared == DECLARED
+    with pytest.raises(EgressError, match=r"weights\.cohort") as error:
+        _examine("initialize", eight, min_training_volumes=9)
+    assert error.value.detail == "it would train on 8 volumes, the least is min_training_volumes = 9"
+    assert not error.value.stops
+
+
+@pytest.mark.parametrize(
+    ("policy", "scores", "why"),
+    [
+        ({}, {"mean_dice": 0.5, "count": 2.0}, None),
+        ({}, {"mean_dice": 0.5, "count": 1.0}, "of 1 volumes, the least is min_validation_volumes = 2"),
+        ({}, {"mean_dice": 0.5}, "of 0 volumes, the least is min_validation_volumes = 2"),
+        ({"min_validation_volumes": 5}, {"mean_dice": 0.5, "count": 4.0}, "of 4 volumes, the least is"),
+        ({"min_validation_volumes": 5}, {}, None),
+    ],
+)
+def test_scores_of_too_few_validation_volumes_are_taken_out(
+    policy: dict[str, Any], scores: dict[str, float], why: str | None
+) -> None:
+    for task, payload in (
+        ("train", with_meta(weights(report=train_report(validation=scores)), filter_history=["ExcludeVars"])),
+        ("validate", with_headers(with_report({"validation": scores}), **{Header.ROUND: 3})),
+    ):
+        before = report_of(payload)
+        release = _examine(task, payload, **policy)
+        assert (release.withheld or "None").startswith(str(why))
+        assert release.subject == "validation scores"
+        assert report_of(release.payload) == {**before, "validation": {} if why else scores}
+        assert any("validation" in name for name in release.entries[-1].get("metrics", ())) == (
+            bool(scores) and not why
+        )
 
 
 def test_a_policy_names_the_fields_of_the_card_that_a_site_may_declare() -> None:
@@ -321,16 +405,16 @@ def test_rows_are_counted_over_a_round_and_a_snapshot_once_for_all_peers() -> No
     policy = EgressPolicy(max_rows=20)
     rows = RowsPerRound(policy.max_rows)
     for seed in (0, 0, 1, 1, 0):
-        examine(policy, rows, "get_features", features(seed=seed))
+        examine(policy, rows, None, "get_features", features(seed=seed))
     with pytest.raises(EgressError) as error:
-        examine(policy, rows, "get_features", features(seed=2))
+        examine(policy, rows, None, "get_features", features(seed=2))
     assert error.value.detail == "24 rows in round 5, at most 20 may leave"
-    examine(policy, rows, "get_features", with_meta(features(seed=2), round=6))
+    examine(policy, rows, None, "get_features", with_meta(features(seed=2), round=6))
     for number in range(7, 40):
-        examine(policy, rows, "get_features", with_meta(features(seed=2), round=number))
+        examine(policy, rows, None, "get_features", with_meta(features(seed=2), round=number))
     assert len(rows._sent) == 8
     with pytest.raises(EgressError, match=r"features\.rows"):  # else a round that is forgotten had no limit any more
-        examine(policy, rows, "get_features", with_meta(features(seed=3), round=6))
+        examine(policy, rows, None, "get_features", with_meta(features(seed=3), round=6))
 
 
 def test_samples_of_a_snapshot_count_as_its_rows() -> None:
@@ -338,10 +422,10 @@ def test_samples_of_a_snapshot_count_as_its_rows() -> None:
     rows = RowsPerRound(policy.max_rows)
     for asker in "abcdefgh":
         sample = sampled(from_shareable(features()), 3, "me", asker)
-        assert len(examine(policy, rows, "get_features", sample.to_shareable()).entries) == 2
+        assert len(examine(policy, rows, None, "get_features", sample.to_shareable()).entries) == 2
     assert 3 < len(rows._sent[5]) <= 8
     with pytest.raises(EgressError, match=r"features\.rows"):
-        examine(policy, rows, "get_features", features(seed=1))
+        examine(policy, rows, None, "get_features", features(seed=1))
 
 
 def test_manifest_tells_codes_and_their_scales() -> None:

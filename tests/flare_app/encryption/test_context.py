@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flare_app.aggregation import shape_of
 from flare_app.encryption.context import (
     SERVER_CONTEXT,
     SITE_CONTEXT,
@@ -17,7 +18,6 @@ from flare_app.encryption.context import (
     read_vectors,
     restored,
     server_context,
-    shape_of,
     site_context,
     to_bytes,
 )
@@ -114,6 +114,14 @@ def test_ciphertext_is_fresh_until_it_is_multiplied(startup: Path, tmp_path: Pat
     vector = tenseal.ckks_vector(site_context(FakeEngine(tmp_path).context("x")), [1.0] * size)
     assert is_fresh(vector)
     assert not is_fresh(vector * 0.5)
+
+
+@pytest.mark.parametrize("bits", [39, 41])
+def test_ciphertext_of_another_scale_is_not_fresh(startup: Path, tmp_path: Path, bits: int) -> None:
+    """Added to others it would be read as half, or twice, what it holds."""
+    context = site_context(FakeEngine(tmp_path).context("x"))
+    assert not is_fresh(tenseal.ckks_vector(context, [1.0], scale=2.0**bits))
+    assert is_fresh(tenseal.ckks_vector(context, [1.0], scale=2.0**40))
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from flare_app.aggregation import tensor_spec
 from flare_app.encryption.average import EncryptedAveraging
-from flare_app.encryption.context import EncryptionError, is_encrypted, read_vectors, site_context
+from flare_app.encryption.context import EncryptionError, is_encrypted, read_vectors, site_context, to_bytes
 from flare_app.encryption.filters import WeightDecryptor, WeightEncryptor
 from flare_app.protocol import refusal, report_of, tensors_of, with_report, with_tensors
 from tests.flare_app.loopback import FakeEngine
 
-pytest.importorskip("tenseal", reason="tenseal is not installed: pip install 'fcl[he]'")
+tenseal = pytest.importorskip("tenseal", reason="tenseal is not installed: pip install 'fcl[he]'")
 
 WEIGHTS = {"encoder.weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), "s": torch.tensor(0.25)}
 SPEC = tensor_spec(WEIGHTS)
@@ -82,6 +82,40 @@ def test_what_the_server_cannot_check_stays_at_the_site(
     WeightDecryptor().process(_task(_initial(fl_ctx)), fl_ctx)  # the norm is compared with that of these
     with pytest.raises(EncryptionError, match=problem):
         WeightEncryptor(**limits).process(_update(**tensors), fl_ctx)
+    _assert_out(fl_ctx)
+
+
+def _assert_out(fl_ctx: FLContext) -> None:
+    """Filters made anew, too, let nothing more in or out in later tasks, but reasons."""
+    later = fl_ctx.get_engine().context("site-1")
+    task, reply = _task(WEIGHTS), refusal("no data")
+    for filtered in (
+        lambda: WeightEncryptor().process(_update(), later),
+        lambda: WeightDecryptor().process(task, later),
+        lambda: WeightDecryptor().process(with_report({}), later),
+    ):
+        with pytest.raises(EncryptionError, match="refused weights for their values earlier in this job"):
+            filtered()
+    assert WeightEncryptor().process(reply, later) is reply
+
+
+def test_global_weights_that_overflow_are_refused_once(fl_ctx: FLContext) -> None:
+    """The server adds to a value until it overflows here: by that it would find one value after the other."""
+    added = {**WEIGHTS, "s": torch.tensor(2.0**17 + 1)}
+    context = site_context(fl_ctx)
+    encrypted = {
+        name: to_bytes(tenseal.ckks_vector(context, tensor.flatten().tolist())) for name, tensor in added.items()
+    }
+    with pytest.raises(EncryptionError, match=r"hold a value of 1\.311e\+05.*This site takes part no more"):
+        WeightDecryptor().process(_task(encrypted), fl_ctx)
+    _assert_out(fl_ctx)
+
+
+def test_a_form_that_is_none_tells_nothing_of_values_and_ends_nothing(fl_ctx: FLContext) -> None:
+    initial = _initial(fl_ctx)
+    with pytest.raises(EncryptionError):
+        WeightDecryptor().process(_task(WEIGHTS), fl_ctx)
+    assert tensor_spec(tensors_of(WeightDecryptor().process(_task(initial), fl_ctx), DataKind.WEIGHTS)) == SPEC
 
 
 def test_reasons_pass_and_other_data_does_not(fl_ctx: FLContext) -> None:
@@ -94,8 +128,12 @@ def test_reasons_pass_and_other_data_does_not(fl_ctx: FLContext) -> None:
 def test_tasks_without_weights_pass(fl_ctx: FLContext) -> None:
     task = with_report({})
     assert WeightDecryptor().process(task, fl_ctx) is task
-    relayed = DXO(DataKind.COLLECTION, data={}).to_shareable()
-    assert WeightDecryptor().process(relayed, fl_ctx) is relayed
+
+
+@pytest.mark.parametrize("kind", [DataKind.WEIGHT_DIFF, DataKind.COLLECTION])
+def test_a_change_of_the_weights_in_clear_is_refused(fl_ctx: FLContext, kind: str) -> None:
+    with pytest.raises(EncryptionError, match=f"the server sent data of kind {kind} in clear"):
+        WeightDecryptor().process(DXO(kind, data=dict(WEIGHTS)).to_shareable(), fl_ctx)
 
 
 def test_weights_in_clear_or_without_shapes_are_refused(fl_ctx: FLContext) -> None:
