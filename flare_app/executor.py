@@ -25,7 +25,7 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.memory_utils import cleanup_memory
 from torch import Tensor
 
-from fcl.federation import FeatureSet, Participant
+from fcl.federation import FeatureSet, Participant, PrivateWeights
 from flare_app.aggregation import tensor_spec
 from flare_app.card import declaration
 from flare_app.egress.plain import is_count
@@ -114,6 +114,7 @@ class FCLExecutor(Executor):
         self._states: SiteStates | None = None
         self._resumed_round: int | None = None  # None until the first task is done
         self._trained = 0  # rounds up to the last that this site trained in
+        self._has_begun_training = False
         self._tasks: dict[str, Callable[[Shareable, FLContext, Signal], Shareable]] = {
             TaskName.INITIALIZE: self._initialize,
             TaskName.INITIAL_WEIGHTS: self._initial_weights,
@@ -195,6 +196,9 @@ class FCLExecutor(Executor):
         )
 
     def _initial_weights(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        if self._has_begun_training:
+            # Filters hold to account what leaves after training, and let initial weights go.
+            raise SiteError("this site has begun to train, and has no initial weights any more")
         return with_tensors(DataKind.WEIGHTS, self._ready().weights())
 
     def _share(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -240,6 +244,7 @@ class FCLExecutor(Executor):
                 received = self._take(participant, round_number, pull())
         with self._spent.part("validation"):
             validation = _finite(participant.validate() if task.get_header(Header.VALIDATE, False) else {})
+        self._has_begun_training = True
         with self._spent.part("training"):
             result = participant.train(lambda: bool(abort_signal.triggered))
         if pulling is not None:
@@ -255,11 +260,14 @@ class FCLExecutor(Executor):
             "metrics": metrics,
             "validation": validation,
             "features_received": received,
-            "seconds": time.monotonic() - started,
-            "parts": self._spent.parts,
-            "peak_mib": peak_mib(),
             "privacy": self._published.privacy if self._published else None,
         }
+        if not isinstance(participant, PrivateWeights):  # they would tell how many patients the steps drew
+            report |= {
+                "seconds": time.monotonic() - started,
+                "parts": self._spent.parts,
+                "peak_mib": peak_mib(),
+            }
         cleanup_memory()  # else freed blocks stay with the allocator, and the process grows by rounds
         return with_tensors(DataKind.WEIGHT_DIFF, update, report)
 
@@ -322,7 +330,7 @@ class FCLExecutor(Executor):
         if state is None:
             return 0
         self._weights.feedback.residual = state.residual
-        self._trained = state.round
+        self._trained, self._has_begun_training = state.round, True
         return state.round
 
     def _save(self, participant: Participant, rounds: int) -> None:
