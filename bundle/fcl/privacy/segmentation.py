@@ -13,6 +13,7 @@ from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTraine
 from monai.utils import CommonKeys
 
 from fcl.engines import SegmentationParticipant, Variants, WarmupCosine
+from fcl.engines.checkpoints import loss_scale
 from fcl.federation import TrainReport, WeightPrivacy
 from fcl.networks.federated import NormStats
 from fcl.privacy.accounting import PrivacyLedger
@@ -37,7 +38,7 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
 
     Raises:
         TypeError: when one of these is of another kind.
-        ValueError: when there are variants.
+        ValueError: when there are variants, or the loss is scaled (float16).
     """
 
     def __init__(
@@ -65,6 +66,11 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
             raise TypeError(
                 "DP-SGD needs PatientBatches, AugmentPatients and a PatientOptimizer, got "
                 f"{', '.join(type(part).__name__ for part in parts)}: use configs/privacy/dp_sgd.json"
+            )
+        if loss_scale(trainer):
+            raise ValueError(
+                "DP-SGD takes every step, and a scaled loss leaves some out by what the gradients are: set precision "
+                "to fp32 or bf16"
             )
         optimizer = trainer.optimizer
         self.weight_privacy = WeightPrivacy(

@@ -325,6 +325,14 @@ def test_augmentation_by_place_in_the_batch_is_refused(cache: SliceCache) -> Non
         PrivateSegmentationParticipant(participant.trainer, participant.evaluator, participant.schedule)
 
 
+def test_a_scaled_loss_is_refused(cache: SliceCache) -> None:
+    """Whether a step is left out then is seen in the gradients before any noise."""
+    participant = make_participant(cache)
+    participant.trainer.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(ValueError, match="set precision to fp32 or bf16"):
+        PrivateSegmentationParticipant(participant.trainer, participant.evaluator, participant.schedule)
+
+
 @pytest.mark.parametrize(("rate", "slices"), [(0.0, 2), (1.5, 2), (0.5, 0)])
 def test_refuses_impossible_sampling(cache: SliceCache, rate: float, slices: int) -> None:
     with pytest.raises(ValueError, match="sample_rate must lie"):
