@@ -25,7 +25,7 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.memory_utils import cleanup_memory
 from torch import Tensor
 
-from fcl.federation import FeatureSet, Participant
+from fcl.federation import FeatureSet, Participant, PrivateWeights
 from flare_app.aggregation import tensor_spec
 from flare_app.card import declaration
 from flare_app.egress.plain import is_count
@@ -259,11 +259,14 @@ class FCLExecutor(Executor):
             "metrics": metrics,
             "validation": validation,
             "features_received": received,
-            "seconds": time.monotonic() - started,
-            "parts": self._spent.parts,
-            "peak_mib": peak_mib(),
             "privacy": self._published.privacy if self._published else None,
         }
+        if not isinstance(participant, PrivateWeights):  # they would tell how many patients the steps drew
+            report |= {
+                "seconds": time.monotonic() - started,
+                "parts": self._spent.parts,
+                "peak_mib": peak_mib(),
+            }
         cleanup_memory()  # else freed blocks stay with the allocator, and the process grows by rounds
         return with_tensors(DataKind.WEIGHT_DIFF, update, report)
 

@@ -15,7 +15,7 @@ from nvflare.apis.fl_context import FLContext
 
 import fcl
 from fcl.card import FIELDS, declared_in
-from fcl.federation import DataStatistics, Participant
+from fcl.federation import DataStatistics, Participant, PrivateWeights
 from flare_app.overreach import overreach
 from flare_app.precedence import Precedence
 from flare_app.protocol import SiteError, without_paths
@@ -111,8 +111,27 @@ def host(
             f"nothing in {found.files[0].name} heeds {', '.join(unread)} of this site's feature_privacy, "
             "and its features would leave without"
         )
+    _require_private_weights(found, participant)
     declared_here = _declared(workflow)
     return Hosted(workflow, participant, found.settings, configuration, declared_here, models, states)
+
+
+def _require_private_weights(found: _Found, participant: Participant) -> None:
+    asked, config = found.settings.weight_privacy, found.files[0].name
+    if asked is None:
+        return
+    if not isinstance(participant, PrivateWeights):
+        raise SiteError(
+            f"this site sets weight_privacy, so that weights leave it from private training alone, and {config} as "
+            "this job has it trains without: fine-tune with configs/privacy/dp_sgd.json (the job's "
+            "--method ../privacy/dp_sgd), or have the site leave weight_privacy out for this job"
+        )
+    unmet = [key for key, value in asked.items() if getattr(participant.weight_privacy, key) != value]
+    if unmet:
+        raise SiteError(
+            f"training of {config} would not keep to {', '.join(unmet)} of this site's weight_privacy: have the job's "
+            "configuration refer to them as configs/privacy/dp_sgd.json does"
+        )
 
 
 def _declared(workflow: Any) -> dict[str, Any]:

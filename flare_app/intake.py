@@ -151,8 +151,8 @@ def updates(
         if report["validation"] and not validates:  # it would stand alone, and could choose the best model
             return "it validated, which this round asks of nobody"
         metrics, validation = _numbers(report["metrics"]), _validation(report["validation"], declared[site])
-        spent = _numbers({name: report[name] for name in ("seconds", "peak_mib")})
-        parts = _numbers(report["parts"])
+        spent = _numbers({name: report.get(name, 0.0) for name in ("seconds", "peak_mib")})
+        parts = _numbers(report.get("parts", {}))
         privacy = _numbers(report["privacy"]) if report.get("privacy") is not None else None
         if not all(map(is_count, received.values())):
             raise ValueError("the bytes of features that it received are no whole numbers")

@@ -19,7 +19,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import EXPR_KEY, ID_SEP_KEY, MACRO_KEY, MERGE_KEY
 
 from flare_app.protocol import SiteError
-from flare_app.site import FEATURE_PRIVACY, OVERRIDES, SiteSettings
+from flare_app.site import FEATURE_PRIVACY, OVERRIDES, WEIGHT_PRIVACY, SiteSettings
 
 # What reads these is the site's in all its arguments: another datalist leads out of dataset_dir, another ledger
 # forgets what was spent.
@@ -29,6 +29,9 @@ _LEFT_OPEN = ("dataset_dir", *(key for key in FEATURE_PRIVACY if key != "delta")
 # Whatever the site sets: what a patient has spent outlives the job, and so must not lie where the job says.
 _LEDGER = "ledger"
 _LEDGER_OF_SITE = "the place of its privacy ledger"
+_WEIGHT_KEYS = {f"weight_{key}": key for key in WEIGHT_PRIVACY}
+# A setting that a job may not change of a private training.
+_KEPT_OF_TRAINING = ("weight_delta",)
 _GONE = ...  # nothing of a JSON file, and equal to its copy
 
 _Place = tuple[str, ...]
@@ -43,12 +46,14 @@ class Precedence:
         own: keys that the site sets; they go before all.
         privacy: the site's ``feature_privacy``; the same, wherever the configuration has the key. With any of it, so is
             the way from the site's data to the features that it shows.
+        weights: the site's ``weight_privacy``, by the keys of the configuration; None asks for none.
         components: ids of components that the site's own choice of data overlay declares.
     """
 
     first: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, Any] = field(default_factory=dict)
     privacy: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] | None = None
     components: Sequence[str] = ()
 
     @classmethod
@@ -69,7 +74,9 @@ class Precedence:
         # A file of the site's own is as good as its settings; one of the bundle's holds defaults.
         brought = (settings.data or "").endswith(".json")
         kept = {key: value for key, value in content.items() if brought and key in OVERRIDES}
-        return cls(first, {**kept, **settings.overrides()}, settings.feature_privacy, components)
+        asked = settings.weight_privacy
+        weights = None if asked is None else {key: asked[name] for key, name in _WEIGHT_KEYS.items() if name in asked}
+        return cls(first, {**kept, **settings.overrides()}, settings.feature_privacy, weights, components)
 
     def put(self, parser: ConfigParser, overrides: Mapping[str, Any]) -> None:
         """Set all keys in the merged files of ``parser``, the site's last.
@@ -120,9 +127,12 @@ class Precedence:
         return [key for key in self.privacy if not _readers(parser.get(), key)]
 
     def _set(self, parser: ConfigParser) -> dict[str, Any]:
-        return {**self.own, **{key: value for key, value in self.privacy.items() if key in parser}}
+        privacy = {**self.privacy, **(self.weights or {})}
+        return {**self.own, **{key: value for key, value in privacy.items() if key in parser}}
 
     def _name(self, key: str) -> str:
+        if key in _WEIGHT_KEYS:
+            return "weight_privacy"
         return "feature_privacy" if key in self.privacy else key
 
     def _held(self, config: Mapping[str, Any]) -> dict[_Place, str]:
@@ -136,6 +146,8 @@ class Precedence:
             rows = [*_with_behind(config, readers), *_ways(config, policies, [*own_reader, *readers])]
             held.update(dict.fromkeys(rows, "feature_privacy"))
         held.update(dict.fromkeys(own_reader, "data"))
+        if self.weights is not None and any(_readers(config, key) for key in _WEIGHT_KEYS):
+            held.update(dict.fromkeys(_training(config), "weight_privacy"))
         for key in (*self.own, *self.privacy):
             for place in _readers(config, key):
                 if len(place) == 1 and place[0] in OVERRIDES:
@@ -144,7 +156,7 @@ class Precedence:
                 section = _component(config, place) if whole else place
                 places = _with_behind(config, [section]) if whole else [section]
                 held.update(dict.fromkeys(places, self._name(key)))
-        for key in (*self.own, *self.privacy, *_LEFT_OPEN):
+        for key in (*self.own, *self.privacy, *(self.weights or ()), *_LEFT_OPEN):
             held.pop((key,), None)
         return held
 
@@ -230,3 +242,21 @@ def _ways(config: Any, policies: Sequence[_Place], sources: Sequence[_Place]) ->
             if any(map(leads, _references(leaf, text))):
                 found.append(leaf)
     return found
+
+
+def _training(config: Any) -> list[_Place]:
+    """All that a participant is made of, but for plain settings, such as a learning rate.
+
+    What is private of its weights rests on loss, sampler, augmentation, optimizer and trainer together, and a
+    reference put in the place of another can part them.
+    """
+    found = [("participant",), *_behind(config, ("participant",))]
+    settings = [place for place in found if len(place) == 1 and not _holds_component(_at(config, place))]
+    return [place for place in found if place not in settings or place[0] in _KEPT_OF_TRAINING]
+
+
+def _holds_component(config: Any) -> bool:
+    if ConfigComponent.is_instantiable(config):
+        return True
+    entries = config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ()
+    return any(map(_holds_component, entries))

@@ -21,7 +21,8 @@ class SiteRecord:
 
     Args:
         count: slices of the site, its weight in the average.
-        seconds: spent in the site's training task.
+        seconds: spent in the site's training task; with ``parts`` and ``peak_mib`` 0 or empty where training is
+            private, since they would tell of the sample.
         metrics: aggregates of local training.
         validation: of the global weights that the round began with.
         bytes_weights_down: global weights received.

@@ -74,7 +74,7 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
         sum(entry[f"bytes_{what}_{way}"] for what in ("weights", "features")) / 2**20 for way in ("down", "up")
     )
     loss = _number(entry["metrics"].get("loss"), 3)
-    return [str(entry["count"]), _number(entry["seconds"], 1), _number(received, 2), _number(sent, 2), loss]
+    return [str(entry["count"]), _number(entry["seconds"] or None, 1), _number(received, 2), _number(sent, 2), loss]
 
 
 def _number(value: float | None, digits: int) -> str:

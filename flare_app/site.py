@@ -23,6 +23,8 @@ _DATA_CHECKS = ("on", "strict", "off")
 # Keys of the bundle's configuration that a site may set, and those for its own features.
 OVERRIDES = ("dataset_dir", "split_file", "site", "cache_dir", "device", "batch_size", "output_dir")
 FEATURE_PRIVACY = ("noise_multiplier", "rows_per_patient", "delta", "epsilon_budget", "min_volumes")
+# As :class:`fcl.federation.WeightPrivacy` has them; in the configuration each begins with ``weight_``.
+WEIGHT_PRIVACY = ("noise_multiplier", "sample_rate", "max_grad_norm", "epsilon_budget", "delta")
 _PRIVACY_COUNTS = ("rows_per_patient", "min_volumes")
 
 
@@ -62,6 +64,9 @@ class SiteSettings:
             ``["card"]`` tells nothing for the card of the weights (network, preprocessing, label names, licence).
         feature_privacy: overrides of the bundle's ``noise_multiplier``, ``rows_per_patient``, ``delta``,
             ``epsilon_budget`` and ``min_volumes`` for the features that this site shows.
+        weight_privacy: this site trains with DP-SGD alone, whatever the job says, and by these ``noise_multiplier``,
+            ``sample_rate``, ``max_grad_norm``, ``epsilon_budget`` and ``delta``; what is left out follows the job.
+            None asks for no privacy of weights.
     """
 
     dataset_dir: str | None = None
@@ -76,6 +81,7 @@ class SiteSettings:
     data_check: str = "on"
     withhold: Sequence[str] = ()
     feature_privacy: Mapping[str, float | None] = field(default_factory=dict)
+    weight_privacy: Mapping[str, float | None] | None = None
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], source: str) -> SiteSettings:
@@ -94,8 +100,8 @@ class SiteSettings:
     def overrides(self) -> dict[str, Any]:
         """What the settings change in the bundle's configuration; keys are those of its base configs.
 
-        ``threads`` is none of them: it is a matter of the process. Nor is ``feature_privacy``, whose keys not every
-        configuration has: see :class:`flare_app.precedence.Precedence`.
+        ``threads`` is none of them: it is a matter of the process. Nor are ``feature_privacy`` and ``weight_privacy``,
+        whose keys not every configuration has: see :class:`flare_app.precedence.Precedence`.
         """
         plain = {name: getattr(self, name) for name in OVERRIDES if getattr(self, name) is not None}
         return {**plain, **({} if self.device is None else {"device": f"$torch.device({self.device!r})"})}
@@ -120,6 +126,8 @@ def _problems(key: str, value: Any) -> list[str]:
         return [] if value in _DATA_CHECKS else [f"data_check must be one of {', '.join(_DATA_CHECKS)}, got {value!r}"]
     if key == "feature_privacy":
         return _feature_privacy_problems(value)
+    if key == "weight_privacy":
+        return _weight_privacy_problems(value)
     if key in _WHOLE_NUMBERS:
         return [] if _is_count(value) else [f"{key} must be a whole number of at least 1, got {value!r}"]
     return [] if isinstance(value, str) else [f"{key} must be a text, got {type(value).__name__}"]
@@ -137,6 +145,25 @@ def _feature_privacy_problems(value: Any) -> list[str]:
             plain = isinstance(number, int | float) and not isinstance(number, bool)
             if not plain or not 0 < number < math.inf:
                 problems.append(f"{key} must be a positive number, got {number!r}")
+    return problems
+
+
+def _weight_privacy_problems(value: Any) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"weight_privacy must be a JSON object, got {type(value).__name__}"]
+    problems = []
+    for key, number in value.items():
+        unknown = _unknown(key, WEIGHT_PRIVACY, " in weight_privacy")
+        problems += unknown
+        if unknown or (key == "epsilon_budget" and number is None):
+            continue
+        plain = isinstance(number, int | float) and not isinstance(number, bool)
+        if key == "sample_rate" and not (plain and 0 < number <= 1):
+            problems.append(f"sample_rate of weight_privacy must be above 0 and at most 1, got {number!r}")
+        elif key == "delta" and not (plain and 0 < number < 1):
+            problems.append(f"delta of weight_privacy must lie between 0 and 1, got {number!r}")
+        elif not (plain and 0 < number < math.inf):
+            problems.append(f"{key} of weight_privacy must be a positive number, got {number!r}")
     return problems
 
 

@@ -83,9 +83,9 @@ def _curves(
 
 
 def _costs(entry: SiteRecord) -> dict[str, float]:
+    told = {"seconds": entry.seconds, "peak MiB": entry.peak_mib}
     return {
-        "seconds": entry.seconds,
+        **{name: value for name, value in told.items() if value},  # not where training is private
         "MiB in": (entry.bytes_weights_down + entry.bytes_features_down) / _MIB,
         "MiB out": (entry.bytes_weights_up + entry.bytes_features_up) / _MIB,
-        "peak MiB": entry.peak_mib,
     }

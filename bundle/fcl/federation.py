@@ -22,7 +22,9 @@ __all__ = [
     "FeaturePrivacy",
     "FeatureSet",
     "Participant",
+    "PrivateWeights",
     "TrainReport",
+    "WeightPrivacy",
 ]
 
 FeatureKind = Literal["features", "prototypes"]
@@ -132,6 +134,32 @@ class Participant(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave, so that training continues bit for bit."""
         ...
+
+
+@dataclass(frozen=True)
+class WeightPrivacy:
+    """What the training of a site keeps to, so that its weights are differentially private by patient (DP-SGD).
+
+    Args:
+        noise_multiplier: standard deviation of the noise of a step over ``max_grad_norm``.
+        sample_rate: probability of a patient to be in a step.
+        max_grad_norm: norm that a patient's gradient is clipped to.
+        epsilon_budget: no round is trained that would pass it; None sets no end.
+        delta: of (epsilon, delta).
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    max_grad_norm: float
+    epsilon_budget: float | None
+    delta: float
+
+
+@runtime_checkable
+class PrivateWeights(Protocol):
+    """A :class:`Participant` whose weights are private; it reports ``dp_epsilon`` and ``dp_delta`` of each round."""
+
+    weight_privacy: WeightPrivacy
 
 
 @runtime_checkable

@@ -80,7 +80,9 @@ class EgressPolicy:
         min_validation_volumes: least cohort of validation; scores of fewer volumes are taken out.
         max_epsilon: features are withheld unless they are noised and their epsilon is at most this; None asks for no
             noise.
-        max_delta: largest delta of such an epsilon. A job chooses its delta where the site does not, and a large one
+        max_weight_epsilon: weights stay after each training unless it reports an epsilon of its own (``dp_epsilon``)
+            that is at most this; None asks for none. Initial weights are from before any training.
+        max_delta: largest delta of such epsilons. A job chooses its delta where the site does not, and a large one
             makes any epsilon small.
         routes: ways for features, ``"peer"`` (to the other sites alone) and ``"relay"`` (through the server, which can
             read them); by one that is not listed none leave. The server tells sites the route, whatever the job said:
@@ -107,6 +109,7 @@ class EgressPolicy:
     min_training_volumes: int = 2
     min_validation_volumes: int = 2
     max_epsilon: float | None = None
+    max_weight_epsilon: float | None = None
     max_delta: float = 1e-5
     routes: tuple[str, ...] = ROUTES
     weights: tuple[str, ...] = (

@@ -278,13 +278,29 @@ def _weights(policy: EgressPolicy, declared: Declared | None, task: str, payload
         raise EgressError("weights.norm", detail, stops=False)
     report = _meta(dxo.meta, {REPORT}).get(REPORT, {})
     entries = _tensor_entries(dxo.data)
+    if report:
+        check_report(policy, task, report)
+    problem = _not_private(policy, report) if task == TaskName.TRAIN else None
+    if problem:
+        raise EgressError("weights.privacy", problem, stops=False)
     if not report:
         return Release(payload, entries)
-    check_report(policy, task, report)
     report, withheld = without_few_scores(policy, report)
     if withheld:
         payload["DXO"] = {**payload["DXO"], "meta": {**dxo.meta, REPORT: report}}
     return Release(payload, [*entries, entry_of(report)], withheld, _SCORES)
+
+
+def _not_private(policy: EgressPolicy, report: Mapping[str, Any]) -> str | None:
+    """Why an update with a report that has been checked must stay; None when it may go."""
+    if policy.max_weight_epsilon is None:
+        return None
+    metrics = report.get("metrics", {})
+    epsilon, delta = metrics.get("dp_epsilon"), metrics.get("dp_delta")
+    if epsilon is None or delta is None:
+        return "trained without privacy, and the policy asks for it: fine-tune with configs/privacy/dp_sgd.json"
+    fits = epsilon <= policy.max_weight_epsilon and delta <= policy.max_delta
+    return None if fits else f"epsilon {epsilon:.4g} at delta {delta:.4g}"
 
 
 def _weight(name: str, task: str) -> str:

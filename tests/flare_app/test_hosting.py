@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nvflare.apis.dxo import DataKind
 
 import fcl
+from flare_app.egress import EgressPolicy
+from flare_app.egress.declared import Declared
+from flare_app.egress.rules import RowsPerRound, examine
 from flare_app.executor import FCLExecutor
 from flare_app.hosting import SIMULATED_DATA, data_overlay
-from flare_app.protocol import SiteError, TaskName, reason_of
+from flare_app.protocol import SiteError, TaskName, reason_of, report_of, tensors_of
 from flare_app.site import SiteSettings
 from flare_app.statistics.executor import DataStatisticsExecutor
 from tests.flare_app.loopback import FAKE_BUNDLE
 from tests.flare_app.statistics.hospitals import hospital
-from tests.flare_app.test_executor import Site, _initialize
+from tests.flare_app.test_executor import Site, _initialize, _round
 
 POLICY = "participant::feature_policy"
 PRIVACY = {"noise_multiplier": 8.0, "epsilon_budget": 3.0, "min_volumes": 5}
@@ -152,6 +158,103 @@ def test_a_bundle_that_heeds_no_privacy_shows_no_features(
     reason = reason_of(site.do(TaskName.INITIALIZE, _initialize(exchange)))
     expected = "nothing in fake.json heeds noise_multiplier, epsilon_budget, min_volumes of this site's feature_privacy"
     assert reason == "OK" if taken else reason.startswith(expected)
+
+
+FINETUNE, DP_SGD = "configs/finetune.json", "configs/privacy/dp_sgd.json"
+WEIGHT_PRIVACY = {"noise_multiplier": 2.0, "epsilon_budget": 30.0}
+
+
+def _finetuning(root: Path, config: list[str], overrides: dict[str, Any] | None = None, **own: Any) -> tuple[str, Site]:
+    """Of a hospital with data to INITIALIZE of a fine-tuning."""
+    folder = root / "Zebulon-hospital-a"
+    if not folder.exists():
+        hospital(root, "hospital-a")
+    _settings(root, dataset_dir=str(folder), cache_dir=str(root / "cache"), **own)
+    overrides = {**SMALL, "steps_per_epoch": 2, **(overrides or {})}
+    return _answer(root, "none", config=config, overrides=overrides)
+
+
+@pytest.mark.parametrize("config", ["configs/pretrain.json", FINETUNE])
+@pytest.mark.parametrize("asked", [WEIGHT_PRIVACY, {}])
+def test_weights_of_training_without_privacy_stay_where_the_site_asks_for_it(
+    tmp_path: Path, config: str, asked: dict[str, float]
+) -> None:
+    steps = {"steps_per_epoch": 2} if config == FINETUNE else {}
+    folder = hospital(tmp_path, "hospital-a")
+    _settings(tmp_path, dataset_dir=str(folder), cache_dir=str(tmp_path / "cache"), weight_privacy=asked)
+    # Whatever reads the key makes no training private.
+    for further in ({}, {"encoder_learning_rate": "@weight_noise_multiplier"} if config == FINETUNE else {}):
+        reason, site = _answer(tmp_path, "none", config=[config], overrides={**SMALL, **steps, **further})
+        assert reason.startswith("this site sets weight_privacy, so that weights leave it from private training alone")
+        assert "fine-tune with configs/privacy/dp_sgd.json" in reason
+        assert site.executor._participant is None
+
+
+def test_a_private_training_takes_the_sites_word_before_the_jobs(tmp_path: Path) -> None:
+    job = {
+        "weight_noise_multiplier": 0.1,
+        "weight_epsilon_budget": None,
+        "weight_sample_rate": 0.5,
+        "learning_rate": 0.1,
+    }
+    reason, site = _finetuning(tmp_path, [FINETUNE, DP_SGD], job, weight_privacy=WEIGHT_PRIVACY)
+    assert reason == "OK"
+    participant: Any = site.executor._participant
+    assert asdict(participant.weight_privacy) == {
+        **WEIGHT_PRIVACY,
+        "sample_rate": 0.5,
+        "max_grad_norm": 1.0,
+        "delta": 1e-5,
+    }
+    assert participant.trainer.optimizer.noise_multiplier == 2.0
+    assert participant.ledger.file == tmp_path / "cache" / "privacy_ledger.json"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"train::optimizer::noise_multiplier": 0.1},
+        {"train::optimizer::noise": "@train::loss"},
+        {"train::dataloader::sample_rate": 0.01},
+        {"train::trainer::optimizer": "@train::optimizer::optimizer"},
+        {"train::trainer::loss_function": "@validate::inferer"},
+        {"train::loss::batch": True},
+        {"train::augmentation": None},
+        {"validate::dataset::volumes": "@train::dataset::volumes"},
+        {"participant": "@validate::evaluator"},
+        {"participant::delta": 0.5},
+        {"participant::epsilon_budget": None},
+        {"participant::ledger": None},
+        {"weight_delta": 0.5},
+    ],
+)
+def test_no_override_switches_the_privacy_of_weights_off(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    reason, _ = _finetuning(tmp_path, [FINETUNE, DP_SGD], overrides, weight_privacy=WEIGHT_PRIVACY)
+    assert f"weight_privacy itself, and the job's override of {next(iter(overrides))!r} would change" in reason
+
+
+def test_a_private_training_by_numbers_of_its_own_is_refused(tmp_path: Path) -> None:
+    """Of a job that may bring configurations: nothing in it refers to the site's keys."""
+    shutil.copytree(fcl.bundle_root() / "configs", tmp_path / "bundle" / "configs")
+    file = tmp_path / "bundle" / DP_SGD
+    file.write_text(file.read_text().replace('"@weight_noise_multiplier"', "0.1"))
+    folder = hospital(tmp_path, "hospital-a")
+    _settings(tmp_path, dataset_dir=str(folder), cache_dir=str(tmp_path / "cache"), weight_privacy=WEIGHT_PRIVACY)
+    executor = FCLExecutor([FINETUNE, DP_SGD], "datalist", SMALL, bundle_root=str(tmp_path / "bundle"))
+    reason = reason_of(Site(tmp_path, executor).do(TaskName.INITIALIZE, _initialize("none")))
+    assert reason.startswith("training of finetune.json would not keep to noise_multiplier of this site's weight_priv")
+
+
+def test_a_private_round_tells_epsilon_and_neither_time_nor_memory(tmp_path: Path) -> None:
+    _, site = _finetuning(tmp_path, [FINETUNE, DP_SGD], weight_privacy=WEIGHT_PRIVACY)
+    reply = site.do(TaskName.TRAIN, _round(site.executor._participant.weights()))  # type: ignore[union-attr]
+    report = report_of(reply)
+    assert set(report) == {"count", "metrics", "validation", "features_received", "privacy"}
+    assert 0 < report["metrics"]["dp_epsilon"] < 30
+    policy = EgressPolicy.from_dict({"max_weight_epsilon": 30.0})
+    sent = tensors_of(reply, DataKind.WEIGHT_DIFF)
+    declared = Declared({name: tuple(tensor.shape) for name, tensor in sent.items()})
+    assert examine(policy, RowsPerRound(policy.max_rows), declared, TaskName.TRAIN, reply).payload is reply
 
 
 def test_config_files_of_a_job_that_may_bring_no_code_are_not_run(tmp_path: Path) -> None:

@@ -59,6 +59,14 @@ def test_update_fills_the_record_and_the_average(peer_route: bool) -> None:
     assert record.sites["b"].bytes_features_up == (40 if peer_route else 0)
 
 
+def test_a_private_training_tells_no_times() -> None:
+    times = ("seconds", "parts", "peak_mib")
+    problem, record, average = _taken({name: value for name, value in REPORT.items() if name not in times})
+    assert (problem, average.count) == (None, 5)
+    entry = record.sites["a"]
+    assert (entry.count, entry.seconds, entry.parts, entry.peak_mib) == (5, 0.0, {}, 0.0)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -199,6 +199,66 @@ def test_what_components_get_in_the_end_is_checked(config: dict[str, Any], folde
     assert str(error.value) == f"{place!r} would get something else than this site's dataset_dir"
 
 
+TRAINING: dict[str, Any] = {
+    "cache_dir": "/cache",
+    "noise_multiplier": 3.0,
+    "weight_noise_multiplier": 4.0,
+    "weight_sample_rate": 0.5,
+    "weight_delta": 1e-5,
+    "learning_rate": 0.1,
+    "loss": {"_target_": "dict", "batch": False},
+    "heads": [{"_target_": "dict"}],
+    "reports": {"_target_": "dict"},
+    "sampler": {"_target_": "dict", "rate": "@weight_sample_rate"},
+    "trainer": {"_target_": "dict", "sampler": "@sampler", "lr": "@learning_rate", "loss": "@loss", "heads": "@heads"},
+    "participant": {
+        "_target_": "dict",
+        "trainer": "@trainer",
+        "noise": "@weight_noise_multiplier",
+        "delta": "@weight_delta",
+        "ledger": "$@cache_dir + '/ledger.json'",
+    },
+}
+
+
+def _trained(overrides: dict[str, Any], config: dict[str, Any] | None = None, **asked: float) -> ConfigParser:
+    parser = ConfigParser(copy.deepcopy(config or TRAINING))
+    precedence = Precedence.of(SiteSettings.from_dict({"weight_privacy": asked}, "test"), None, {})
+    precedence.put(parser, overrides)
+    precedence.verify(parser)
+    return parser
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"participant::noise": 0.1},
+        {"participant": {"noise": "@weight_noise_multiplier"}},
+        {"sampler::rate": 0.1},
+        {"trainer::sampler": "@reports"},
+        {"trainer::lr": 0.5},
+        {"loss::batch": True},
+        {"loss": "@reports"},
+        {"heads": []},
+        {"weight_delta": 0.5},
+    ],
+)
+def test_of_a_private_training_a_job_sets_plain_settings_alone(overrides: dict[str, Any]) -> None:
+    (key,) = overrides
+    with pytest.raises(SiteError) as error:
+        _trained({"learning_rate": 0.2, **overrides}, noise_multiplier=8.0)
+    assert f"weight_privacy itself, and the job's override of {key!r} would" in str(error.value)
+
+
+def test_a_private_training_is_the_sites_where_it_says_so_and_the_jobs_elsewhere() -> None:
+    job = {"weight_noise_multiplier": 0.1, "weight_sample_rate": 0.9, "learning_rate": 0.2, "reports": None}
+    parser = _trained({**job, "weight_delta": 0.5}, noise_multiplier=8.0, delta=1e-6)
+    assert [parser[key] for key in (*job, "weight_delta", "noise_multiplier")] == [8.0, 0.9, 0.2, None, 1e-6, 3.0]
+    # What trains without reading any of the keys is refused as a whole, elsewhere: statistics of the data are not.
+    plain = {**TRAINING, "sampler": {"_target_": "dict"}, "participant": {"_target_": "dict", "trainer": "@trainer"}}
+    assert _trained({"loss::batch": True}, plain, noise_multiplier=8.0)["loss::batch"] is True
+
+
 def test_feature_privacy_is_set_where_the_configuration_has_the_key() -> None:
     parser, precedence = ConfigParser({"noise_multiplier": None, "delta": 1e-5}), Precedence(privacy={"min_volumes": 5})
     precedence.put(parser, {})

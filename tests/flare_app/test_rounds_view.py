@@ -46,6 +46,16 @@ def test_sites_whose_turn_it_is_not_are_none_that_are_missing(tmp_path: Path) ->
     ]
 
 
+def test_a_site_that_tells_no_time_has_none_in_the_table(tmp_path: Path) -> None:
+    def silence(number: int, record: RoundRecord) -> None:
+        record.sites["site-3"].seconds = 0.0
+
+    console = Console(file=io.StringIO(), width=120)
+    console.print(look_at_rounds(write_workspace(tmp_path, done=2, total=6, change=silence), 6).below)
+    (row,) = [line.split() for line in _shown(console).splitlines() if "site-3" in line]
+    assert row[1:5] == ["answered", "64", "5.50", "5.25"]
+
+
 def test_table_has_each_site_s_part_and_numbers(tmp_path: Path) -> None:
     look = look_at_rounds(write_workspace(tmp_path, done=2, total=6), 6)
     console = Console(file=io.StringIO(), width=120)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fcl.federation import WeightPrivacy
 from flare_app.protocol import SiteError
-from flare_app.site import SiteSettings, read_settings, site_seed
+from flare_app.site import WEIGHT_PRIVACY, SiteSettings, read_settings, site_seed
 
 
 def test_defaults_change_nothing(tmp_path: Path) -> None:
@@ -46,6 +48,22 @@ def test_file_in_the_local_folder_is_read_and_the_variable_goes_before_it(tmp_pa
         ({"feature_privacy": {"epsilon_budget": "8"}}, "epsilon_budget must be a positive number, got '8'"),
         ({"feature_privacy": {"delta": float("inf")}}, "delta must be a positive number, got inf"),
         ({"feature_privacy": {"min_volumes": 2.5}}, "min_volumes must be a whole number of at least 1, got 2.5"),
+        ({"weight_privacy": []}, "weight_privacy must be a JSON object, got list"),
+        ({"weight_privacy": {"noise": 1}}, "unknown key 'noise' in weight_privacy, known are noise_multiplier, s"),
+        (
+            {"weight_privacy": {"noise_multiplier": None}},
+            "noise_multiplier of weight_privacy must be a positive number",
+        ),
+        ({"weight_privacy": {"max_grad_norm": True}}, "max_grad_norm of weight_privacy must be a positive number"),
+        (
+            {"weight_privacy": {"sample_rate": 1.5}},
+            "weight_privacy must be above 0 and at most 1, got 1.5",
+        ),
+        ({"weight_privacy": {"delta": 1}}, "delta of weight_privacy must lie between 0 and 1, got 1"),
+        (
+            {"weight_privacy": {"epsilon_budget": 0}},
+            "of weight_privacy must be a positive number, got 0",
+        ),
         ({"feature_privacy": {"rows_per_patient": 0}}, "rows_per_patient must be a whole number of at least 1, got 0"),
     ],
 )
@@ -80,6 +98,15 @@ def test_privacy_of_features_is_none_of_the_plain_overrides() -> None:
     assert settings.withhold == ()
     assert settings.overrides() == {"batch_size": 8}
     assert settings.feature_privacy == {"noise_multiplier": 1.2, "rows_per_patient": None}
+
+
+def test_weights_are_private_where_a_site_says_anything_of_it() -> None:
+    assert tuple(entry.name for entry in fields(WeightPrivacy)) == WEIGHT_PRIVACY
+    assert SiteSettings.from_dict({"weight_privacy": None}, "x").weight_privacy is None
+    for asked in ({}, {"epsilon_budget": None, "sample_rate": 1, "delta": 1e-6}):
+        settings = SiteSettings.from_dict({"weight_privacy": asked}, "x")
+        assert settings.weight_privacy == asked
+        assert settings.overrides() == {}
 
 
 def test_seeds_differ_by_site_and_job_and_stay_the_same() -> None:

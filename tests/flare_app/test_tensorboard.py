@@ -68,6 +68,16 @@ def test_curves_are_of_accepted_sites_and_the_count_is_none_of_them(tmp_path: Pa
     }
 
 
+def test_what_a_private_training_does_not_tell_has_no_curve(tmp_path: Path) -> None:
+    record = _record(0, ["site-1"])
+    record.sites["site-1"] = dataclasses.replace(record.sites["site-1"], seconds=0.0, peak_mib=0.0)
+    boards = SiteBoards(tmp_path)
+    boards.write(record)
+    boards.close()
+    costs = {tag for tag in _scalars(tmp_path / "site-1") if tag.startswith("round/")}
+    assert costs == {"round/MiB in", "round/MiB out"}
+
+
 def test_final_validation_costs_nothing(tmp_path: Path) -> None:
     boards = SiteBoards(tmp_path)
     boards.write(dataclasses.replace(_record(5, ["site-1"]), count=0, metrics={}))

@@ -113,15 +113,16 @@ def site_facts(run: Run, site: str) -> dict[str, Any]:
     """One site over all rounds; seconds, waiting and slices are means of the rounds that it answered."""
     own_states = [states[site] for _, states in run.training_states if site in states]
     entries = [line["sites"][site] for line in run.trained if site in line["sites"]]
-    answered = [line for line in run.trained if line["sites"].get(site, {}).get("seconds")]
+    answered = [line for line in run.trained if line["sites"].get(site, {}).get("count")]
+    timed = [line for line in answered if line["sites"][site]["seconds"]]  # not where training is private
     waits = [
-        max(entry["seconds"] for entry in line["sites"].values()) - line["sites"][site]["seconds"] for line in answered
+        max(entry["seconds"] for entry in line["sites"].values()) - line["sites"][site]["seconds"] for line in timed
     ]
     epsilons = [entry["privacy"]["epsilon"] for entry in entries if (entry.get("privacy") or {}).get("epsilon")]
     return {
         "rounds": {state: own_states.count(state) for state in STATE_COLOURS},
         "slices_per_round": _mean([line["sites"][site]["count"] for line in answered]),
-        "seconds": _mean([line["sites"][site]["seconds"] for line in answered]),
+        "seconds": _mean([line["sites"][site]["seconds"] for line in timed]),
         "waits": _mean(waits),
         "bytes": {kind: sum(entry[f"bytes_{kind}"] for entry in entries) for kind in TRAFFIC},
         "peak_mib": max((entry.get("peak_mib", 0.0) for entry in entries), default=0.0),

@@ -13,7 +13,8 @@ from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTraine
 from monai.utils import CommonKeys
 
 from fcl.engines import SegmentationParticipant, Variants, WarmupCosine
-from fcl.federation import TrainReport
+from fcl.engines.checkpoints import loss_scale
+from fcl.federation import TrainReport, WeightPrivacy
 from fcl.networks.federated import NormStats
 from fcl.privacy.accounting import PrivacyLedger
 from fcl.privacy.dp_sgd import AugmentPatients, PatientBatches, PatientOptimizer
@@ -37,7 +38,7 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
 
     Raises:
         TypeError: when one of these is of another kind.
-        ValueError: when there are variants.
+        ValueError: when there are variants, or the loss is scaled (float16).
     """
 
     def __init__(
@@ -66,7 +67,15 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
                 "DP-SGD needs PatientBatches, AugmentPatients and a PatientOptimizer, got "
                 f"{', '.join(type(part).__name__ for part in parts)}: use configs/privacy/dp_sgd.json"
             )
-        self.epsilon_budget = epsilon_budget
+        if loss_scale(trainer):
+            raise ValueError(
+                "DP-SGD takes every step, and a scaled loss leaves some out by what the gradients are: set precision "
+                "to fp32 or bf16"
+            )
+        optimizer = trainer.optimizer
+        self.weight_privacy = WeightPrivacy(
+            optimizer.noise_multiplier, self.loader.sample_rate, optimizer.max_grad_norm, epsilon_budget, delta
+        )
         self.ledger = PrivacyLedger(self.loader.patients, delta, "weights", ledger)
         self._state["privacy"] = self.ledger
         self._loss_checked = False
@@ -82,12 +91,14 @@ class PrivateSegmentationParticipant(SegmentationParticipant):
         Raises:
             RuntimeError: when the round would pass the budget: nothing is trained, nothing is returned.
         """
-        noise, rate = self.trainer.optimizer.noise_multiplier, self.loader.sample_rate
+        noise, rate, budget = (
+            getattr(self.weight_privacy, name) for name in ("noise_multiplier", "sample_rate", "epsilon_budget")
+        )
         # Before training: a crash half-way, or a stop, must not leave steps uncounted.
-        if not self.ledger.spend(noise, rate, len(self.loader), self.epsilon_budget):
+        if not self.ledger.spend(noise, rate, len(self.loader), budget):
             raise RuntimeError(
                 f"another round of {len(self.loader)} steps would take epsilon beyond the budget of "
-                f"{self.epsilon_budget:g}; spent are {self.ledger.epsilon():.4g}. This site trains no further"
+                f"{budget:g}; spent are {self.ledger.epsilon():.4g}. This site trains no further"
             )
         report = super().train(should_stop)
         return replace(report, metrics={"dp_epsilon": self.ledger.epsilon(), "dp_delta": self.ledger.delta})

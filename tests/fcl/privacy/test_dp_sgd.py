@@ -17,7 +17,7 @@ from monai.transforms import AsDiscreted
 
 from fcl.data import SliceCache, SliceDataset, SliceLoader
 from fcl.engines import AugmentBatch, LabelledVolumes, WarmupCosine
-from fcl.federation import Participant
+from fcl.federation import Participant, PrivateWeights, WeightPrivacy
 from fcl.networks import SegmentationUNet
 from fcl.privacy import epsilon_of
 from fcl.privacy.dp_sgd import AugmentPatients, PatientBatches, PatientOptimizer
@@ -227,6 +227,8 @@ def test_rounds_train_from_the_global_weights_and_report_epsilon_alone(cache: Sl
             "dp_epsilon": pytest.approx(epsilon_of([(1.0, 0.5, number * STEPS)], 1e-5)),
             "dp_delta": 1e-5,
         }
+    assert isinstance(participant, PrivateWeights)
+    assert participant.weight_privacy == WeightPrivacy(1.0, 0.5, 1.0, None, 1e-5)
     assert any(not torch.equal(before[name], reports[-1].weights[name]) for name in before)
     assert not any("hook" in name or "_module" in name for name in before)
     given = {name: torch.zeros_like(tensor) for name, tensor in before.items()}
@@ -275,11 +277,28 @@ def test_a_loss_that_mixes_slices_is_refused(cache: SliceCache) -> None:
         run_round(make_participant(cache, sample_rate=1.0, mixing=True))
 
 
+def test_the_loss_is_looked_at_until_a_batch_has_shown_more_than_one_slice(cache: SliceCache) -> None:
+    """Of a batch of one slice, as when no patient is drawn, any loss is the mean over the slices."""
+    participant = make_participant(cache, sample_rate=1.0, mixing=True)
+    drawn = iter([torch.ones(4), torch.zeros(4)])  # nobody, then everybody
+    participant.loader._rng = type("Drawn", (), {"random": lambda self, count: next(drawn).numpy()})()
+    with pytest.raises(ValueError, match="not the mean over its slices"):
+        run_round(participant)
+    assert next(drawn, None) is None
+
+
 def test_steps_without_grouping_are_refused(cache: SliceCache) -> None:
     net = network()
     batches = PatientBatches(SliceDataset(cache), 1.0, 2, 1)
     optimizer = PatientOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net, batches, 1.0, 1.0)
     batch = next(iter(batches))
+    loss()(net(batch["image"]), batch["label"]).backward()
+    with pytest.raises(RuntimeError, match="grouped by patient"):
+        optimizer.step()
+    # Nor does the grouping of one step serve for the next.
+    optimizer.group(batch["patient"])
+    optimizer.step()
+    optimizer.zero_grad()
     loss()(net(batch["image"]), batch["label"]).backward()
     with pytest.raises(RuntimeError, match="grouped by patient"):
         optimizer.step()
@@ -303,6 +322,14 @@ def test_augmentation_by_place_in_the_batch_is_refused(cache: SliceCache) -> Non
     participant = make_participant(cache)
     participant.trainer.prepare_batch = AugmentBatch(BatchRandSpatial(flip_prob=0.5))
     with pytest.raises(TypeError, match="got PatientBatches, AugmentBatch, PatientOptimizer"):
+        PrivateSegmentationParticipant(participant.trainer, participant.evaluator, participant.schedule)
+
+
+def test_a_scaled_loss_is_refused(cache: SliceCache) -> None:
+    """Whether a step is left out then is seen in the gradients before any noise."""
+    participant = make_participant(cache)
+    participant.trainer.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(ValueError, match="set precision to fp32 or bf16"):
         PrivateSegmentationParticipant(participant.trainer, participant.evaluator, participant.schedule)
 
 

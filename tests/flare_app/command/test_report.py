@@ -51,6 +51,17 @@ def test_facts_for_scripts_are_those_of_the_log(tmp_path: Path, capsys: pytest.C
     ][:5]  # fmt: skip
 
 
+def test_a_site_that_tells_no_times_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that trains with DP-SGD: not one that took no time, or waited for the others all along."""
+
+    def silence(number: int, record: RoundRecord) -> None:
+        record.sites["site-1"].seconds = 0.0
+
+    write_workspace(tmp_path, change=silence)
+    site = _facts(tmp_path, capsys)["sites"]["site-1"]
+    assert (site["seconds"], site["waits"], site["slices_per_round"]) == (None, None, 48.0)
+
+
 def test_run_in_progress_with_a_torn_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_workspace(tmp_path, done=2, total=6)
     log.write_text(log.read_text() + '{"round": 2, "seco')

@@ -19,6 +19,7 @@ from flare_app.egress import EgressPolicy
         ({"max_rows": True}, "max_rows must be a whole number of at least 1, got True"),
         ({"min_volumes": 2.5}, "min_volumes must be a whole number of at least 1, got 2.5"),
         ({"max_epsilon": 0}, "max_epsilon must be a positive number or null, got 0"),
+        ({"max_weight_epsilon": 0}, "max_weight_epsilon must be a positive number or null, got 0"),
         ({"max_delta": 1}, "max_delta must be a number between 0 and 1, got 1"),
         ({"max_delta": None}, "max_delta must be a number between 0 and 1, got None"),
         ({"max_norm": "1"}, "max_norm must be a positive number or null, got '1'"),

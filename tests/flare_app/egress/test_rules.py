@@ -331,6 +331,33 @@ def test_norm_limit_is_of_all_tensors_together_and_not_for_initial_weights() -> 
     assert _examine("initial_weights", weights(DataKind.WEIGHTS), max_norm=0.1).entries
 
 
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        ({"dp_epsilon": 3.5, "dp_delta": 1e-5}, None),
+        ({"dp_epsilon": 4.0, "dp_delta": 1e-6}, None),
+        ({"dp_epsilon": 4.1, "dp_delta": 1e-5}, "epsilon 4.1 at delta 1e-05"),
+        ({"dp_epsilon": 3.5, "dp_delta": 1e-4}, "epsilon 3.5 at delta 0.0001"),
+        ({"dp_epsilon": 3.5}, "trained without privacy"),
+        ({"loss": 1.0}, "trained without privacy"),
+        (None, "trained without privacy"),
+    ],
+)
+def test_weights_beyond_their_epsilon_stay_and_do_not_end_the_sites_part(
+    metrics: dict[str, float] | None, why: str | None
+) -> None:
+    payload = weights(report=None if metrics is None else train_report(metrics=metrics))
+    assert _examine("train", payload).payload is payload
+    if why is None:
+        assert _examine("train", payload, max_weight_epsilon=4.0).payload is payload
+    else:
+        with pytest.raises(EgressError) as error:
+            _examine("train", payload, max_weight_epsilon=4.0)
+        assert (error.value.rule, error.value.stops) == ("weights.privacy", False)
+        assert error.value.detail.startswith(why)
+    assert _examine("initial_weights", weights(DataKind.WEIGHTS), max_weight_epsilon=4.0).entries
+
+
 @pytest.mark.parametrize("bits", [16, 8, 4])
 def test_norm_limit_is_of_decoded_values(bits: int) -> None:
     norm = math.sqrt(6)
