@@ -127,8 +127,10 @@ class Precedence:
         return [key for key in self.privacy if not _readers(parser.get(), key)]
 
     def _set(self, parser: ConfigParser) -> dict[str, Any]:
-        privacy = {**self.privacy, **(self.weights or {})}
-        return {**self.own, **{key: value for key, value in privacy.items() if key in parser}}
+        of_features = {key: value for key, value in self.privacy.items() if key in parser}
+        # A training that reads none of them is refused as a whole, once it is there to be asked.
+        of_weights = {key: value for key, value in (self.weights or {}).items() if _readers(parser.get(), key)}
+        return {**self.own, **of_features, **of_weights}
 
     def _name(self, key: str) -> str:
         if key in _WEIGHT_KEYS:

@@ -237,7 +237,8 @@ def test_a_private_training_by_numbers_of_its_own_is_refused(tmp_path: Path) -> 
     """Of a job that may bring configurations: nothing in it refers to the site's keys."""
     shutil.copytree(fcl.bundle_root() / "configs", tmp_path / "bundle" / "configs")
     file = tmp_path / "bundle" / DP_SGD
-    file.write_text(file.read_text().replace('"@weight_noise_multiplier"', "0.1"))
+    text = file.read_text().replace('"@weight_noise_multiplier"', "0.1")
+    file.write_text(text.replace('"weight_noise_multiplier": 4.0,', ""))
     folder = hospital(tmp_path, "hospital-a")
     _settings(tmp_path, dataset_dir=str(folder), cache_dir=str(tmp_path / "cache"), weight_privacy=WEIGHT_PRIVACY)
     executor = FCLExecutor([FINETUNE, DP_SGD], "datalist", SMALL, bundle_root=str(tmp_path / "bundle"))

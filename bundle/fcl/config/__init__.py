@@ -12,7 +12,7 @@ from fcl.lazy import names_of
 if TYPE_CHECKING:
     from fcl.config.card import card_settings, check_against_card, describe_run, intensity_rule
     from fcl.config.errors import explain_errors
-    from fcl.config.guard import check_overlays, refuse_unknown_keys, require
+    from fcl.config.guard import check_overlays, refuse_unknown_keys, refuse_unread, require
     from fcl.config.options import as_switch, unless
     from fcl.config.precision import autocast_dtype, to_fast_layout
     from fcl.config.record import record_configuration
@@ -28,6 +28,7 @@ __all__ = [
     "intensity_rule",
     "record_configuration",
     "refuse_unknown_keys",
+    "refuse_unread",
     "require",
     "to_fast_layout",
     "unless",
@@ -38,7 +39,7 @@ __getattr__ = names_of(
     {
         "card": ("card_settings", "check_against_card", "describe_run", "intensity_rule"),
         "errors": ("explain_errors",),
-        "guard": ("check_overlays", "refuse_unknown_keys", "require"),
+        "guard": ("check_overlays", "refuse_unknown_keys", "refuse_unread", "require"),
         "options": ("as_switch", "unless"),
         "precision": ("autocast_dtype", "to_fast_layout"),
         "record": ("record_configuration",),

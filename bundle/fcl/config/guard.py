@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from monai.bundle import ConfigParser
-from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+from monai.bundle.reference_resolver import ReferenceResolver
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
 import fcl
 
@@ -42,6 +43,25 @@ def refuse_unknown_keys(base: str, open_maps: Collection[str] = OPEN_MAPS) -> No
         RuntimeError: when called from anywhere but a MONAI config.
     """
     check_overlays(_calling_parser(), base, open_maps)
+
+
+def refuse_unread(keys: Sequence[str], hint: str) -> None:
+    """Check that no setting was given which only some overlay reads, and that overlay is not there.
+
+    In the list ``initialize``, as :func:`refuse_unknown_keys`.
+
+    Args:
+        keys: settings that the base file leaves null and does not read itself.
+        hint: what to do, e.g. ``"add configs/privacy/dp_sgd.json"``.
+
+    Raises:
+        ValueError: naming every such key that is set and that nothing refers to.
+    """
+    config = _calling_parser().get()
+    read = {name.split(ID_SEP_KEY)[0] for text in _texts(config) for name in ReferenceResolver.match_refs_pattern(text)}
+    unread = [key for key in keys if config.get(key) is not None and key not in read]
+    if unread:
+        raise ValueError(f"nothing in this configuration reads {', '.join(unread)}, which would be ignored: {hint}")
 
 
 def check_overlays(parser: ConfigParser, base: str, open_maps: Collection[str] = OPEN_MAPS) -> None:
@@ -96,7 +116,15 @@ def _calling_parser() -> ConfigParser:
         caller = frame.f_locals.get("self")
         if isinstance(caller, ConfigParser):
             return caller
-    raise RuntimeError("refuse_unknown_keys works only as an expression of a MONAI config, in its list 'initialize'")
+    raise RuntimeError("this check works only as an expression of a MONAI config, in its list 'initialize'")
+
+
+def _texts(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, Mapping | list):
+        for value in config.values() if isinstance(config, Mapping) else config:
+            yield from _texts(value)
 
 
 def _problems(

@@ -162,3 +162,16 @@ def test_require_names_the_option(value):
 @pytest.mark.parametrize("value", ["/data", 0, False, []])
 def test_require_passes_what_is_set(value):
     assert require(value, "dataset_dir", "the folder") is value
+
+
+def test_a_setting_that_only_an_absent_overlay_reads_is_refused(base: Path) -> None:
+    check = {"+initialize": ["$fcl.config.refuse_unread(['noise', 'budget'], 'add private.json')"]}
+    base.write_text(json.dumps({**json.loads(base.read_text()), "noise": None, "budget": None}))
+    workflow(base, check).initialize()
+    with pytest.raises(RuntimeError, match="Failed to evaluate") as caught:
+        workflow(base, check, noise=4.0).initialize()
+    assert str(caught.value.__cause__) == (
+        "nothing in this configuration reads noise, which would be ignored: add private.json"
+    )
+    reading = {**check, "train::optimizer::lr": "$0.1 * @noise"}
+    workflow(base, reading, noise=4.0).initialize()
