@@ -110,13 +110,17 @@ def test_update_is_the_difference_to_the_global_weights(tmp_path: Path) -> None:
 
 def test_what_was_trained_leaves_as_an_update_alone(tmp_path: Path) -> None:
     """The filters hold updates to norm and epsilon, and let initial weights go."""
-    site = Site(tmp_path, _executor())
+    site = Site(tmp_path, _executor(checkpoint_dir="state"))
     weights = site.started()
     site.do(TaskName.VALIDATE, _round(weights))
     assert set(tensors_of(site.do(TaskName.INITIAL_WEIGHTS, with_report({})), DataKind.WEIGHTS)) == set(weights)
     assert {"seconds", "parts", "peak_mib"} <= set(report_of(site.do(TaskName.TRAIN, _round(weights))))
-    reply = site.do(TaskName.INITIAL_WEIGHTS, with_report({}))
-    assert reason_of(reply) == "this site has begun to train, and has no initial weights any more"
+    resumed, resume = Site(tmp_path, _executor(checkpoint_dir="state")), _initialize()
+    resume.set_header(Header.RESUME_ROUND, 1)
+    assert report_of(resumed.do(TaskName.INITIALIZE, resume))["resumed_round"] == 1
+    for asked in (site, resumed):
+        reply = asked.do(TaskName.INITIAL_WEIGHTS, with_report({}))
+        assert reason_of(reply) == "this site has begun to train, and has no initial weights any more"
 
 
 def test_validation_is_of_the_weights_that_came(tmp_path: Path) -> None:
