@@ -95,10 +95,14 @@ def test_overlay_trains_resumes_and_keeps_its_word(overlay: str, data: Path, enc
     )
     start = copies(trainer.network.state_dict())
 
+    participant.monitor.interval = 1
     participant.begin_round(0, 3, participant.weights())
     first = participant.train(never)
     assert all(math.isfinite(loss) for loss in losses)
-    assert {"loss", "partition_knn", "uniformity"} <= first.metrics.keys()
+    assert "loss" in first.metrics
+    # Of validation patients a site tells where validation is asked for, and nowhere else.
+    assert {"partition_knn", "uniformity", "count"} <= participant.validate().keys()
+    assert first.metrics.keys().isdisjoint(participant.validate())
     policy = EgressPolicy()
     assert [name for name in first.weights if not policy.allows_weight(name)] == []
     assert [name for name in first.metrics if not policy.allows_metric(name)] == []

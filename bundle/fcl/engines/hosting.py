@@ -22,7 +22,7 @@ class HostedTraining(Generic[M]):
     Args:
         trainer: its loader is this site's slices; ``max_epochs``, iteration and epoch are set from the round number.
         schedule: learning-rate schedule attached to the trainer; it follows all rounds.
-        monitor: measures partition kNN accuracy.
+        monitor: measures partition kNN accuracy; in a federation when it is asked for, and not by its interval.
     """
 
     def __init__(self, trainer: PretrainTrainer[M], schedule: WarmupCosine, monitor: PartitionKNN) -> None:
@@ -48,6 +48,8 @@ class HostedTraining(Generic[M]):
     def run(self, should_stop: Callable[[], bool]) -> dict[str, float]:
         """Train the round; gives its metrics."""
         self._should_stop = should_stop
+        # Among the metrics of training it would tell of patients of whom no validation was asked.
+        self.monitor.interval = 0
         self.trainer.run()
         return {name: float(value) for name, value in self.trainer.state.metrics.items()}
 

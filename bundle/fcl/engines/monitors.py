@@ -97,11 +97,11 @@ class PartitionKNN:
         return 0 if self.queries is None else len(self.queries.dataset.volume_infos)
 
     def attach(self, engine: Engine) -> None:
-        if self.interval:
-            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        engine.state.metrics.update(self.measure())
+        if self.interval and engine.state.epoch % self.interval == 0:
+            engine.state.metrics.update(self.measure())
 
     def measure(self) -> dict[str, float]:
         """``partition_knn`` (0..1) and, of two slices or more, ``uniformity``; empty without validation patients."""
