@@ -93,6 +93,7 @@ class EgressPolicy:
             in ``metrics``; an empty list gives none.
         min_patients: aggregates of fewer patients are withheld.
         max_bins_percent: a histogram is withheld unless it has fewer bins than this part of its patients.
+        min_bin_patients: bins of a histogram with fewer patients are not told apart from empty ones.
     """
 
     features: tuple[str, ...] = FEATURE_KINDS
@@ -119,6 +120,7 @@ class EgressPolicy:
     statistics: tuple[str, ...] = _STATISTICS
     min_patients: int = 5
     max_bins_percent: int = 50
+    min_bin_patients: int = 3
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> EgressPolicy:
