@@ -74,8 +74,8 @@ class EgressPolicy:
         max_feature_length: longest row. A whole image flattened into a "feature" would be far longer.
         max_partitions: partitions are numbered below this. A volume's number would not fit for long.
         min_volumes: least cohort; features of fewer volumes are withheld.
-        max_epsilon: features are withheld unless they are noised and their epsilon is at most this; None asks for no
-            noise.
+        max_epsilon: features are withheld unless they are noised and their epsilon is at most this, which it is for no
+            site that has shown its patients without noise before; None asks for no noise.
         max_delta: largest delta of such an epsilon. A job chooses its delta where the site does not, and a large one
             makes any epsilon small.
         routes: ways for features, ``"peer"`` (to the other sites alone) and ``"relay"`` (through the server, which can
