@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle.reference_resolver import ReferenceResolver
 from nvflare.apis.app_validation import AppValidationKey
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 # Overlay of made-up data, where nobody names others and nothing is real but the simulator.
 SIMULATED_DATA = "phantom"
+
+# What a job without code may set for statistics. By all else it could choose patients, or edges of histograms, and tell
+# a single patient from the difference of two answers. (`fold` chooses none: statistics are of all folds.)
+_OF_STATISTICS = ("fold", "labels", "slice_axis")
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,12 @@ def host_statistics(job: HostedJob, fl_ctx: FLContext, threads: int | None) -> D
         DataProblems: as :func:`host`.
     """
     found = _find(job, fl_ctx, threads)
+    beyond = [repr(key) for key in found.overrides if ReferenceResolver.split_id(key)[0] not in _OF_STATISTICS]
+    if beyond and not _may_bring_code(fl_ctx):
+        raise SiteError(
+            f"a job of statistics without the right to bring code may set {', '.join(_OF_STATISTICS)} alone: leave "
+            f"out the override of {', '.join(beyond)}. What else statistics are of is the site's"
+        )
     workflow = parse_workflow(found.root, found.files, found.overrides, "data_statistics", found.precedence)
     check_data(workflow, found.settings.data_check)
     return declared(workflow, "data_statistics", DataStatistics, found.files)  # type: ignore[type-abstract]

@@ -57,7 +57,7 @@ class FeatureSet:
         features: (M, D) unit-norm rows, float32 or float16, on the CPU; no rows when the site shares nothing.
         partition: (M,) int64, index of the partition that each row's slice lies in.
         volumes: distinct volumes that the rows come from; for prototypes the least over the partitions shown.
-        privacy: set when the rows were noised.
+        privacy: set when the rows were noised, and that promises something.
     """
 
     features: Tensor

@@ -78,8 +78,8 @@ class EgressPolicy:
             its weights nor its losses leave. Like the other two it is 2 here, which is one patient in data with two
             volumes of each: a hospital sets it higher.
         min_validation_volumes: least cohort of validation; scores of fewer volumes are taken out.
-        max_epsilon: features are withheld unless they are noised and their epsilon is at most this; None asks for no
-            noise.
+        max_epsilon: features are withheld unless they are noised and their epsilon is at most this, which it is for no
+            site that has shown its patients without noise before; None asks for no noise.
         max_weight_epsilon: weights stay after each training unless it reports an epsilon of its own (``dp_epsilon``)
             that is at most this; None asks for none. Initial weights are from before any training.
         max_delta: largest delta of such epsilons. A job chooses its delta where the site does not, and a large one
@@ -99,6 +99,7 @@ class EgressPolicy:
             in ``metrics``; an empty list gives none.
         min_patients: aggregates of fewer patients are withheld.
         max_bins_percent: a histogram is withheld unless it has fewer bins than this part of its patients.
+        min_bin_patients: bins of a histogram with fewer patients are not told apart from empty ones.
     """
 
     features: tuple[str, ...] = FEATURE_KINDS
@@ -128,6 +129,7 @@ class EgressPolicy:
     statistics: tuple[str, ...] = _STATISTICS
     min_patients: int = 5
     max_bins_percent: int = 50
+    min_bin_patients: int = 3
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> EgressPolicy:

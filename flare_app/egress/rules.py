@@ -247,7 +247,7 @@ def _withheld(
         return f"a cohort of {volumes} volumes, the least is {policy.min_volumes}"
     if policy.max_epsilon is not None:
         if privacy is None:
-            return "no noise, and the policy asks for it"
+            return "no noise that promises anything, and the policy asks for it"
         if privacy["epsilon"] > policy.max_epsilon or privacy["delta"] > policy.max_delta:
             return f"epsilon {privacy['epsilon']:.4g} at delta {privacy['delta']:.4g}"
     return None

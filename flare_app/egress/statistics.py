@@ -5,7 +5,9 @@ look into these, so here they travel in the open::
 
     {"enough": true, "totals": {"patients": 24, ...}, "statistics": {"mean": {"slices": 9.5, ...}, ...}}
 
-``{"enough": false}`` is all that a site with too few patients tells. FLARE's cleansers would leave its count.
+``{"enough": false}`` is all that a site with too few patients tells. FLARE's cleansers would leave its count. Nor do
+they look at single bins: those of few patients read 0 as empty ones do, and ``withheld`` of the histogram says how many
+patients are in them together.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ def cleansed(policy: EgressPolicy, report: dict[str, Any]) -> tuple[dict[str, An
             AddNoiseToMinMax(*_NOISE),
         ):
             nested, _ = cleanser.apply(nested, "this site")
+    _hide_small_bins(nested[StC.STATS_HISTOGRAM][_SITE], statistics[StC.STATS_HISTOGRAM], policy.min_bin_patients)
     kept = list(nested[StC.STATS_FAILURE_COUNT][_SITE])  # FLARE keeps the counts of all, these of what it lets pass
     whole = [name for name in kept if name not in statistics[StC.STATS_HISTOGRAM] or name in _histograms(nested)]
     withheld = [name for name in measures if name not in whole]
@@ -70,7 +73,7 @@ def cleansed(policy: EgressPolicy, report: dict[str, Any]) -> tuple[dict[str, An
         "totals": report["totals"],
         "statistics": {
             name: {
-                measure: _plain(value, statistics[name][measure])
+                measure: float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
                 for measure, value in entries[_SITE].items()
                 if measure in kept
             }
@@ -105,10 +108,32 @@ def _flare(name: str, entries: dict[str, Any], allowed: list[str]) -> dict[str, 
     }
 
 
-def _plain(value: Any, before: Any) -> Any:
-    if isinstance(value, Histogram):
-        return before
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+def _hide_small_bins(left: dict[str, Any], before: dict[str, dict[str, Any]], least: int) -> None:
+    """Put plain histograms in place of FLARE's, without bins of fewer than ``least`` patients."""
+    for measure in list(left):
+        counts, withheld = _without_small_bins(before[measure]["counts"], before[measure]["withheld"], least)
+        if any(counts):
+            left[measure] = {**before[measure], "counts": counts, "withheld": withheld}
+        else:
+            del left[measure]
+
+
+def _without_small_bins(counts: list[int], withheld: int, least: int) -> tuple[list[int], int]:
+    """Counts that may be told, and how many patients are in none of them.
+
+    The total of a measure is told as well, and less the bins that show it is what the hidden ones hold. So these have
+    ``least`` patients together, which no single one has: the smallest that show are hidden along with the too small.
+    """
+    smallest_first = sorted(range(len(counts)), key=counts.__getitem__)
+    hidden = sum(count < least for count in counts)
+    while hidden < len(counts):
+        inside = withheld + sum(counts[place] for place in smallest_first[:hidden])
+        if inside == 0 or inside >= least:
+            break
+        hidden += 1
+    told = set(smallest_first[hidden:])
+    kept = [count if place in told else 0 for place, count in enumerate(counts)]
+    return kept, withheld + sum(counts) - sum(kept)
 
 
 def _check(report: dict[str, Any]) -> None:
@@ -133,17 +158,18 @@ def _check(report: dict[str, Any]) -> None:
             if not fits:
                 raise EgressError("statistics.values", f"{name} of {measure}")
     for measure, histogram in statistics[StC.STATS_HISTOGRAM].items():
-        if sum(histogram["counts"]) != measures[measure] - statistics[StC.STATS_FAILURE_COUNT][measure]:
+        counted = sum(histogram["counts"]) + histogram["withheld"]
+        if counted != measures[measure] - statistics[StC.STATS_FAILURE_COUNT][measure]:
             raise EgressError("statistics.values", f"the histogram of {measure} counts others than count")
 
 
 def _is_histogram(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and set(value) == {"low", "high", "counts"}
+        and set(value) == {"low", "high", "counts", "withheld"}
         and is_number(value["low"])
         and is_number(value["high"])
         and isinstance(value["counts"], list)
         and 0 < len(value["counts"]) <= _MOST_BINS
-        and all(map(is_count, value["counts"]))
+        and all(map(is_count, [*value["counts"], value["withheld"]]))
     )

@@ -70,12 +70,12 @@ def _is_measure(entry: Mapping[str, Any]) -> bool:
 def _is_histogram(value: Any, count: int) -> bool:
     return (
         isinstance(value, dict)
-        and set(value) == {"low", "high", "counts"}
+        and set(value) == {"low", "high", "counts", "withheld"}
         and is_number(value["low"])
         and is_number(value["high"])
         and value["low"] < value["high"]
         and isinstance(value["counts"], list)
         and len(value["counts"]) <= _MOST
-        and all(map(is_count, value["counts"]))
-        and sum(value["counts"]) == count
+        and all(map(is_count, [*value["counts"], value["withheld"]]))
+        and sum(value["counts"]) + value["withheld"] == count
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 def by_measure(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a site told, by measure: ``count`` (patients with a value), ``mean``, ``stddev``, and as the case may be
-    ``histogram`` or ``about_min`` and ``about_max``, which a site has moved outwards by noise.
+    ``histogram`` (bins of few patients read 0, and ``withheld`` counts who is in them) or ``about_min`` and
+    ``about_max``, which a site has moved outwards by noise.
     """
     told = report["statistics"]
     found: dict[str, dict[str, Any]] = {}
@@ -49,7 +50,13 @@ def _pooled(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if histograms:
         first = histograms[0]
         counts = [sum(column) for column in zip(*(entry["counts"] for entry in histograms), strict=True)]
-        found["histogram"] = {"low": first["low"], "high": first["high"], "counts": counts, "sites": len(histograms)}
+        found["histogram"] = {
+            "low": first["low"],
+            "high": first["high"],
+            "counts": counts,
+            "withheld": sum(entry["withheld"] for entry in histograms),
+            "sites": len(histograms),
+        }
     for key, extreme in (("about_min", min), ("about_max", max)):
         if any(key in entry for entry in entries):
             found[key] = extreme(entry[key] for entry in entries if key in entry)

@@ -91,5 +91,5 @@ def gathered(source: DataStatistics) -> dict[str, Any]:
             bins = spec.histogram(DATA_SET, name, 0, *declared).bins
             counts = [int(entry.sample_count) for entry in bins]
             low, high = float(bins[0].low_value), float(bins[-1].high_value)
-            tables[StC.STATS_HISTOGRAM][name] = {"low": low, "high": high, "counts": counts}
+            tables[StC.STATS_HISTOGRAM][name] = {"low": low, "high": high, "counts": counts, "withheld": 0}
     return {"enough": True, "totals": source.totals(), "statistics": tables}

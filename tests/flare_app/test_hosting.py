@@ -21,7 +21,7 @@ from flare_app.protocol import SiteError, TaskName, reason_of, report_of, tensor
 from flare_app.site import SiteSettings
 from flare_app.statistics.executor import DataStatisticsExecutor
 from tests.flare_app.loopback import FAKE_BUNDLE
-from tests.flare_app.statistics.hospitals import hospital
+from tests.flare_app.statistics.hospitals import hospital, overlay
 from tests.flare_app.test_executor import Site, _initialize, _round
 
 POLICY = "participant::feature_policy"
@@ -121,9 +121,54 @@ def test_no_override_moves_the_ledger_of_a_site_that_sets_nothing(
 def test_no_override_leads_to_other_data_than_the_sites(tmp_path: Path, overrides: dict[str, Any]) -> None:
     _settings(tmp_path, dataset_dir=str(tmp_path))
     assert "this site sets dataset_dir itself" in _answer(tmp_path, overrides=overrides)[0]
+    assert "this site sets dataset_dir itself" in _statistics(tmp_path, overrides, byoc=True)
+
+
+def _statistics(root: Path, overrides: dict[str, Any], byoc: bool = False) -> str:
     executor = DataStatisticsExecutor(["configs/pretrain.json"], "datalist", overrides)
-    reply = Site(tmp_path, executor, byoc=False).do(TaskName.STATISTICS, _initialize())  # type: ignore[arg-type]
-    assert "this site sets dataset_dir itself" in reason_of(reply)
+    return reason_of(Site(root, executor, byoc=byoc).do(TaskName.STATISTICS, _initialize()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"data_statistics::bins": 60},
+        {"data_statistics#ranges": {"slices": [0, 9]}},
+        {"data_statistics::ranges": {"slices": [0, 9]}},
+        {"data_statistics": None},
+        {"site": "site-2"},
+        {"records::sections": ["test"]},
+        {"site_split::site": "site-2"},
+        {"data_check": None},
+        {"partitions": 9},
+    ],
+)
+def test_a_job_without_code_chooses_neither_edges_nor_patients_of_statistics(
+    tmp_path: Path, overrides: dict[str, Any]
+) -> None:
+    _settings(tmp_path, dataset_dir=str(hospital(tmp_path, "hospital-a")), cache_dir=str(tmp_path / "cache"))
+    reason = _statistics(tmp_path, {"fold": None, "labels": {"lv": 1}, **overrides})
+    assert f"leave out the override of {next(iter(overrides))!r}. What else statistics are of is the site's" in reason
+    assert _statistics(tmp_path, {"fold": 2, "labels": {"lv": 1}, "slice_axis": 2}) == "OK"
+
+
+def test_a_site_s_own_overlay_sets_the_edges(tmp_path: Path) -> None:
+    data = overlay(tmp_path / "own.json")
+    data.write_text(json.dumps({**json.loads(data.read_text()), "data_statistics::ranges": {"slices": [0, 400]}}))
+    _settings(tmp_path, dataset_dir=str(hospital(tmp_path, "hospital-a")), data=str(data), cache_dir=str(tmp_path))
+    executor = DataStatisticsExecutor(["configs/pretrain.json"], overrides={"fold": None})
+    told = report_of(Site(tmp_path, executor, byoc=False).do(TaskName.STATISTICS, _initialize()))  # type: ignore[arg-type]
+    assert told["statistics"]["histogram"]["slices"]["high"] == 400.0
+
+
+def test_statistics_are_of_all_patients_whatever_fold_is_held_out(tmp_path: Path) -> None:
+    _settings(tmp_path, dataset_dir=str(hospital(tmp_path, "hospital-a")), cache_dir=str(tmp_path / "cache"))
+    told = []
+    for fold in (None, 0, 3):
+        executor = DataStatisticsExecutor(["configs/pretrain.json"], "datalist", {"fold": fold, "labels": {"lv": 1}})
+        told.append(report_of(Site(tmp_path, executor, byoc=False).do(TaskName.STATISTICS, _initialize())))  # type: ignore[arg-type]
+    assert told[0]["totals"]["patients"] == 6
+    assert told[0] == told[1] == told[2]
 
 
 @pytest.mark.parametrize("exchange", ["features", "none"])

@@ -58,7 +58,8 @@ class DataStatistics:
     Args:
         check: of the site; measures its volumes.
         bins: of each histogram.
-        ranges: of histograms, by measure, in place of the declared ones; values beyond count in the last bins.
+        ranges: of histograms, by measure, in place of the declared ones; values beyond count in the last bins. In a
+            federation both are the site's: whoever may move the edges finds single values by doing so.
 
     Raises:
         ValueError: on a range of an unknown measure, or one that is none.

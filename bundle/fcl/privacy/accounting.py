@@ -1,11 +1,13 @@
 """How much privacy a site's patients have spent, over rounds and over jobs.
 
-The entries of a history are those of opacus' accountants: noise multiplier, sampling rate, number of steps.
+The entries of a history are those of opacus' accountants: noise multiplier, sampling rate, number of steps. A noise
+multiplier of 0 is a release without noise, after which no epsilon holds.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -24,13 +26,18 @@ History = list[Entry]
 # As in the file: all releases of one kind that one ledger object has written down.
 Record = dict[str, Any]
 
+_PLAIN: Entry = (0.0, 1.0, 1)  # rows without noise were shown; how often is no matter
 _VERSION = 2
 # More and higher orders than opacus tries by default: strong noise has its best bound there.
 _ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 128, 256, 512, 1024)
 
 
 def epsilon_of(history: Iterable[Entry], delta: float) -> float:
-    """Epsilon of the composed Gaussian releases at ``delta``, by opacus' Renyi accountant; 0 for none."""
+    """Epsilon of the composed Gaussian releases at ``delta``, by opacus' Renyi accountant; 0 for none, infinite with a
+    release without noise."""
+    history = list(history)
+    if _is_plain(history):
+        return math.inf
     spent = [_renyi(noise, rate) * steps for noise, rate, steps in history]
     if not spent:
         return 0.0
@@ -49,7 +56,7 @@ def _renyi(noise_multiplier: float, sample_rate: float) -> np.ndarray:
 
 
 class PrivacyLedger:
-    """Every noised release about a set of patients, kept in a file that outlives the job.
+    """Every release about a set of patients, kept in a file that outlives the job.
 
     A release is written down before it is handed out, so a crash in between counts as spent. Spending never falls: the
     file says who wrote what, so that of releases which file and saved state both know the larger number counts, and
@@ -95,6 +102,11 @@ class PrivacyLedger:
         """Steps of the history."""
         return sum(steps for _, _, steps in self.history())
 
+    @property
+    def plain(self) -> bool:
+        """Whether any of the patients was shown without noise."""
+        return any(map(_is_plain, self._histories()))
+
     def spend(
         self, noise_multiplier: float, sample_rate: float = 1.0, steps: int = 1, budget: float | None = None
     ) -> bool:
@@ -115,6 +127,18 @@ class PrivacyLedger:
             before = [own["steps"] for own in self._known if _kind(own) == _kind(record)]
             self._add([{**record, "steps": sum(before, start=spent[2])}])
         return True
+
+    def note_plain(self) -> None:
+        """Write down that these patients are shown without noise, before they are: of them no epsilon holds any more.
+
+        Once for each patient: the file is not written again when it says so already.
+
+        Raises:
+            ValueError, OSError: as :meth:`spend`.
+        """
+        with self._locked():
+            if not all(map(_is_plain, self._histories())):
+                self._add([self._record(self._job, _PLAIN)])
 
     def state_dict(self) -> dict[str, Any]:
         self._records()
@@ -210,6 +234,10 @@ class PrivacyLedger:
             stream.flush()
             os.fsync(stream.fileno())
         half_written.replace(file)
+
+
+def _is_plain(history: Iterable[Entry]) -> bool:
+    return any(noise == 0 for noise, _, _ in history)
 
 
 def _numbers(record: Record) -> Entry:

@@ -6,6 +6,7 @@ Letters: M shared rows, D feature length, S partitions, n patients.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ class FeaturePolicy:
         delta: of (epsilon, delta); well below 1 / patients.
         epsilon_budget: no rows leave once the next release would pass it; None sets no end.
         min_volumes: no rows leave that come from fewer volumes; prototypes: in any partition.
-        ledger: file that keeps account over jobs (see :class:`fcl.privacy.PrivacyLedger`).
+        ledger: file that keeps account over jobs (see :class:`fcl.privacy.PrivacyLedger`), of releases without noise
+            too: they end the promise for their patients, for good.
 
     Raises:
         ValueError: naming every value that makes no sense.
@@ -106,6 +108,9 @@ class FeaturePublisher:
         self.noise = noise
         names = sorted(set(patients))
         self.patients = len(names)
+        self._names = names
+        self._noted_plain = policy.ledger is None  # that its patients are shown without noise, as far as they are
+        self._promise_missed = False
         self.patient_of_volume = torch.tensor([names.index(patient) for patient in patients])
         self.ledger = (
             PrivacyLedger(names, policy.delta, "features", policy.ledger)
@@ -120,6 +125,9 @@ class FeaturePublisher:
             return self._nothing(
                 f"its rows come from {shown.volumes} volumes, min_volumes is {self.policy.min_volumes}"
             )
+        if self.ledger is None and len(shown) and not self._noted_plain:
+            PrivacyLedger(self._names, self.policy.delta, "features", self.policy.ledger).note_plain()
+            self._noted_plain = True
         return shown
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,8 +150,13 @@ class FeaturePublisher:
         volumes = len(volume.unique())
         if volumes < self.policy.min_volumes:
             return self._nothing(f"it has {volumes} volumes, min_volumes is {self.policy.min_volumes}")
+        plain = ledger.plain
         if not ledger.spend(multiplier, budget=budget):
-            return self._nothing(f"another release would take epsilon beyond the budget of {budget:g}")
+            reason = f"another release would take epsilon beyond the budget of {budget:g}"
+            return self._nothing(f"{_shown_plain(ledger)}, so that no budget holds" if plain else reason)
+        if plain and not self._promise_missed:
+            logger.warning("%s: this site's features are noised, and promise nothing.", _shown_plain(ledger))
+            self._promise_missed = True
         # A patient's place decides which of its partitions show. In the order of names, another name in one patient's
         # stead could move everybody's.
         place = torch.tensor(random.SystemRandom().sample(range(self.patients), self.patients))
@@ -170,6 +183,14 @@ class FeaturePublisher:
 
     def _spent(self, ledger: PrivacyLedger) -> FeaturePrivacy | None:
         multiplier, releases = self.policy.noise_multiplier, ledger.releases
-        if multiplier is None or not releases:
+        epsilon = ledger.epsilon()
+        if multiplier is None or not releases or math.isinf(epsilon):
             return None
-        return FeaturePrivacy(ledger.epsilon(), ledger.delta, multiplier, releases)
+        return FeaturePrivacy(epsilon, ledger.delta, multiplier, releases)
+
+
+def _shown_plain(ledger: PrivacyLedger) -> str:
+    return (
+        f"patients of this site were shown without noise before, as {ledger.file or 'the saved state'} says (move it "
+        "away to count from now on, if the manifest says that nothing left, or if that may be forgotten)"
+    )

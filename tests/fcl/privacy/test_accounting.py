@@ -5,6 +5,7 @@ import math
 import os
 import stat
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,29 @@ def test_many_patients_cost_no_more_than_their_kinds_of_release(
     assert len(account._histories()) == 30
     assert account.epsilon((3.75, 0.11, 1)) > account.epsilon() == epsilon_of([(3.25, 0.11, 210)], DELTA)
     assert computed == [(3.25, 0.11), (3.75, 0.11)]
+
+
+def test_no_epsilon_holds_for_who_was_shown_without_noise(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.json"
+    ledger(file, "a", "b").spend(8.0)
+    ledger(file, "b").note_plain()
+    mixed = ledger(file, "a", "b", "c")
+    assert (mixed.plain, mixed.epsilon()) == (True, math.inf)
+    assert not mixed.spend(100.0, budget=1e9)
+    assert (ledger(file, "a", "c").plain, ledger(file, "b").plain) == (False, True)
+    assert ledger(file, "a", "c").epsilon() == epsilon_of([(8.0, 1.0, 1)], DELTA)
+    assert ledger(file, "b", scope="weights").epsilon() == 0.0
+    before = file.read_text()
+    ledger(file, "b").note_plain()
+    assert file.read_text() == before
+    mixed.note_plain()
+    assert ledger(file, "c").plain
+    resumed = ledger(tmp_path / "new.json", "a")
+    resumed.load_state_dict(json.loads(json.dumps(mixed.state_dict())))
+    assert resumed.plain
+    assert not ledger(None).plain
+    with warnings.catch_warnings(action="error"):  # the accountant is not asked, and has nothing to say of its orders
+        assert epsilon_of([(8.0, 1.0, 1), (0.0, 1.0, 1)], DELTA) == math.inf
 
 
 def test_scopes_are_kept_apart(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,6 +150,53 @@ def test_spending_outlives_the_process_by_state_and_by_file(tmp_path) -> None:
     elsewhere = make(noise_multiplier=2.0)
     elsewhere.load_state_dict(state)
     assert elsewhere.publish("features").privacy.releases == 2
+
+
+def test_who_was_shown_without_noise_has_no_epsilon_in_a_later_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "ledger.json"
+    assert len(make(ledger=file).publish("features")) == 40
+    later = make(noise_multiplier=2.0, ledger=file)
+    with caplog.at_level(logging.WARNING):
+        releases = [later.publish("features") for _ in range(3)]
+    assert [(len(release), release.privacy) for release in releases] == [
+        (12, None)
+    ] * 3  # noised, and told as no promise
+    assert len(caplog.records) == 1
+    assert str(file) in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        shown = make(noise_multiplier=200.0, epsilon_budget=1000.0, ledger=file).publish("features")
+    assert (len(shown), shown.privacy) == (0, None)
+    assert "so that no budget holds" in caplog.text
+    file.rename(tmp_path / "accepted.json")  # the way out
+    assert make(noise_multiplier=2.0, epsilon_budget=10.0, ledger=file).publish("features").privacy is not None
+
+
+def test_a_plain_release_is_written_once_and_only_when_there_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.json"
+    make(min_volumes=6, ledger=file).publish("features")
+    empty = FeatureBank(torch.arange(4), torch.arange(4), LENGTH)
+    assert len(FeaturePublisher(empty, ["a", "b", "c", "d"], FeaturePolicy(ledger=file)).publish("features")) == 0
+    assert not file.exists()
+    publisher = make(ledger=file)
+    assert not file.exists()
+    publisher.publish("features")
+    written = file.read_bytes()
+    file.unlink()
+    publisher.publish("prototypes")
+    assert not file.exists()  # no round after the first costs anything
+    file.write_bytes(written)
+    make(ledger=file).publish("prototypes")  # nor does a later job
+    assert file.read_bytes() == written
+
+
+def test_without_a_ledger_to_read_nothing_is_shown_without_noise_either(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.json"
+    file.write_text("{")
+    with pytest.raises(ValueError, match="no readable privacy ledger"):
+        make(ledger=file).publish("features")
 
 
 def test_all_that_makes_no_sense_is_said_at_once() -> None:

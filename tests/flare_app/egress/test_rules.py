@@ -374,7 +374,7 @@ def test_norm_limit_is_of_decoded_values(bits: int) -> None:
         (features(kind="prototypes"), {"features": ["features"]}, "the policy shows no prototypes"),
         (features(volumes=1), {}, "a cohort of 1 volumes, the least is 2"),
         (features(volumes=0), {}, "a cohort of 0 volumes, the least is 2"),
-        (features(), {"max_epsilon": 4.0}, "no noise, and the policy asks for it"),
+        (features(), {"max_epsilon": 4.0}, "no noise that promises anything, and the policy asks for it"),
         (features(epsilon=4.5), {"max_epsilon": 4.0}, "epsilon 4.5 at delta 1e-05"),
         (features(epsilon=3.5), {"max_epsilon": 4.0, "max_delta": 1e-6}, "epsilon 3.5 at delta 1e-05"),
         (features(features=torch.full((8, 6), math.nan)), {"features": []}, "the policy shows no features"),

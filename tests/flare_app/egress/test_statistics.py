@@ -24,8 +24,8 @@ def told(patients: int = 24, labelled: int = 24, **changes: Any) -> dict[str, An
         tables["count"][measure], tables["failure_count"][measure] = patients, missing
         tables["mean"][measure], tables["stddev"][measure] = 9.87654321, 0.123456789
     tables["min"]["intensity_low"], tables["max"]["intensity_low"] = -100.0, 200.0
-    tables["histogram"]["slices"] = {"low": 0.0, "high": 40.0, "counts": [0, patients, 0]}
-    tables["histogram"]["share_lv"] = {"low": 0.0, "high": 0.1, "counts": [labelled, 0, 0]}
+    tables["histogram"]["slices"] = {"low": 0.0, "high": 40.0, "counts": [0, patients, 0], "withheld": 0}
+    tables["histogram"]["share_lv"] = {"low": 0.0, "high": 0.1, "counts": [labelled, 0, 0], "withheld": 0}
     totals = {"patients": patients, "volumes": 2 * patients, "slices": 20 * patients}
     return {"enough": True, "totals": totals, "statistics": tables, **changes}
 
@@ -36,7 +36,12 @@ def test_enough_patients_pass_rounded() -> None:
     assert report["totals"] == {"patients": 24, "volumes": 48, "slices": 480}
     assert report["statistics"]["mean"] == dict.fromkeys(("slices", "intensity_low", "share_lv"), 9.877)
     assert report["statistics"]["stddev"]["slices"] == 0.1235
-    assert report["statistics"]["histogram"]["slices"] == {"low": 0.0, "high": 40.0, "counts": [0, 24, 0]}
+    assert report["statistics"]["histogram"]["slices"] == {
+        "low": 0.0,
+        "high": 40.0,
+        "counts": [0, 24, 0],
+        "withheld": 0,
+    }
 
 
 def test_extremes_move_outwards_by_the_noise() -> None:
@@ -82,6 +87,47 @@ def test_histograms_with_nearly_as_many_bins_as_patients_stay() -> None:
     assert cleansed(EgressPolicy(max_bins_percent=100), told(patients=6, labelled=6))[1] == []
 
 
+def _histogram(counts: list[int], least: int, withheld: int = 0) -> tuple[list[int], int] | None:
+    """Counts and withheld patients of a histogram that has left; None when it stayed."""
+    report = told(sum(counts) + withheld, sum(counts) + withheld)
+    report["statistics"]["histogram"]["slices"].update(counts=counts, withheld=withheld)
+    policy = EgressPolicy(min_bin_patients=least, max_bins_percent=100)
+    left, kept_back = cleansed(policy, report)
+    again, _ = cleansed(policy, copy.deepcopy(left))
+    assert again["statistics"]["histogram"] == left["statistics"]["histogram"]  # the job's filter runs after the site's
+    found = left["statistics"]["histogram"].get("slices")
+    assert (found is None) == ("slices" in kept_back)
+    return None if found is None else (found["counts"], found["withheld"])
+
+
+@pytest.mark.parametrize(
+    ("counts", "least", "expected"),
+    [
+        ([9, 3, 4, 8], 3, ([9, 3, 4, 8], 0)),  # as many as the least are enough
+        ([0, 24, 0, 0], 3, ([0, 24, 0, 0], 0)),
+        ([9, 2, 2, 8], 3, ([9, 0, 0, 8], 4)),
+        ([9, 1, 1, 8], 2, ([9, 0, 0, 8], 2)),
+        # The rest would give one hidden bin back, and two patients would be too few together: the next smallest goes.
+        ([9, 2, 7, 8], 3, ([9, 0, 0, 8], 9)),
+        ([9, 4, 2, 8], 3, ([9, 0, 0, 8], 6)),
+        ([9, 1, 1, 8], 3, ([9, 0, 0, 0], 10)),
+        ([9, 1, 0, 8], 3, ([9, 0, 0, 0], 9)),
+        ([9, 1, 0, 8], 1, ([9, 1, 0, 8], 0)),
+        ([2, 2, 2, 1], 3, None),
+        ([24, 1], 3, None),
+    ],
+)
+def test_bins_of_few_patients_cannot_be_told_from_empty_ones(
+    counts: list[int], least: int, expected: tuple[list[int], int] | None
+) -> None:
+    assert _histogram(counts, least) == expected
+
+
+def test_a_stricter_filter_adds_to_what_an_earlier_one_hid() -> None:
+    assert _histogram([9, 0, 0, 4, 8], 5, withheld=4) == ([9, 0, 0, 0, 8], 8)
+    assert _histogram([9, 0, 7, 0, 8], 5, withheld=3) == ([9, 0, 0, 0, 8], 10)
+
+
 def test_measures_that_the_policy_does_not_name_stay() -> None:
     report, withheld = cleansed(EgressPolicy(statistics=("share_*",)), told())
     assert withheld == ["slices", "intensity_low"]
@@ -122,6 +168,9 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("statistics.count.slices", 24.5), "statistics.values"),
         (_set("statistics.histogram.slices.names", []), "statistics.values"),
         (_set("statistics.histogram.slices.counts", [1, 1]), "statistics.values"),
+        (_set("statistics.histogram.slices.withheld", 1), "statistics.values"),
+        (_set("statistics.histogram.slices.withheld", "patient007"), "statistics.values"),
+        (_set("statistics.histogram.slices.withheld", -1), "statistics.values"),
         (_set("statistics.histogram.slices.counts", [0] * 65 + [24]), "statistics.values"),
     ],
 )
@@ -159,6 +208,6 @@ def test_statistics_are_no_answer_to_another_task(tmp_path: Path) -> None:
 
 
 def test_policy_limits_are_checked() -> None:
-    for settings in ({"max_bins_percent": 101}, {"min_patients": 0}, {"statistics": "slices"}):
+    for settings in ({"max_bins_percent": 101}, {"min_patients": 0}, {"min_bin_patients": 0}, {"statistics": "slices"}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             EgressPolicy.from_dict(settings)

@@ -20,7 +20,7 @@ def _report(high: float = 40.0, totals: Mapping[str, Any] | None = None, **slice
         "failure_count": 1,
         "mean": 10.0,
         "stddev": 1.0,
-        "histogram": {"low": 0.0, "high": high, "counts": [9, 0]},
+        "histogram": {"low": 0.0, "high": high, "counts": [7, 0], "withheld": 2},
     }
     told = {name: {"slices": value} for name, value in {**right, **slices}.items()}
     totals = {"patients": 10, "volumes": 10, "slices": 90, **(totals or {})}
@@ -46,11 +46,13 @@ BROKEN = {
     "count with a fraction": _report(count=10.5),
     "no patients": _report(count=1),
     "extreme as text": _report(min="0"),
-    "histogram without its beginning": _report(histogram={"high": 40.0, "counts": [9, 0]}),
+    "histogram without its beginning": _report(histogram={"high": 40.0, "counts": [9, 0], "withheld": 0}),
     "histogram that ends before it begins": _report(high=-1.0),
-    "histogram of other patients": _report(histogram={"low": 0.0, "high": 40.0, "counts": [9, 9]}),
-    "histogram of many bins": _report(histogram={"low": 0.0, "high": 40.0, "counts": [9] + [0] * 64}),
-    "histogram in text": _report(histogram={"low": 0.0, "high": 40.0, "counts": "90"}),
+    "histogram of other patients": _report(histogram={"low": 0.0, "high": 40.0, "counts": [9, 9], "withheld": 0}),
+    "histogram that withholds others": _report(histogram={"low": 0.0, "high": 40.0, "counts": [9, 0], "withheld": 2}),
+    "histogram that does not say what it withholds": _report(histogram={"low": 0.0, "high": 40.0, "counts": [9, 0]}),
+    "histogram of many bins": _report(histogram={"low": 0.0, "high": 40.0, "counts": [9] + [0] * 64, "withheld": 0}),
+    "histogram in text": _report(histogram={"low": 0.0, "high": 40.0, "counts": "90", "withheld": 0}),
     "totals as text": _report(totals={"patients": "10"}),
     "totals of something else": _report(totals={"names": 3}),
     "enough of another kind": {**_report(), "enough": 1},
@@ -65,7 +67,8 @@ def test_a_malformed_answer_is_refused(report: dict[str, Any]) -> None:
 
 
 def test_an_answer_in_the_form_that_was_agreed_is_taken() -> None:
-    measure = {"count": 9, "mean": 10.0, "stddev": 1.0, "histogram": {"low": 0.0, "high": 40.0, "counts": [9, 0]}}
+    histogram = {"low": 0.0, "high": 40.0, "counts": [7, 0], "withheld": 2}
+    measure = {"count": 9, "mean": 10.0, "stddev": 1.0, "histogram": histogram}
     expected = {"totals": {"patients": 10, "volumes": 10, "slices": 90}, "measures": {"slices": measure}}
     assert checked(_report()) == expected
     assert set(checked({"enough": False})) == {"withheld"}
@@ -89,7 +92,8 @@ def test_the_odd_one_is_left_out_though_it_answers_first(tmp_path: Path) -> None
     assert document["overall"]["measures"]["slices"]["histogram"] == {
         "low": 0.0,
         "high": 40.0,
-        "counts": [27, 0],
+        "counts": [21, 0],
+        "withheld": 6,
         "sites": 3,
     }
 

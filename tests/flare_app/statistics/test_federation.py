@@ -157,7 +157,7 @@ def test_enough_patients_for_histograms_that_add_up(tmp_path: Path) -> None:
         federation.executors[site].overrides = {"fold": None, "data_statistics::bins": 2}  # type: ignore[attr-defined]
     histogram = federation.compare()["overall"]["measures"]["in_plane_spacing_mm"]["histogram"]
     # Two bins are not fewer than half of five patients, so site-2 has none.
-    assert histogram == {"low": 0.0, "high": 4.0, "counts": [6, 0], "sites": 1}
+    assert histogram == {"low": 0.0, "high": 4.0, "counts": [6, 0], "withheld": 0, "sites": 1}
 
 
 def test_another_range_is_refused(tmp_path: Path) -> None:

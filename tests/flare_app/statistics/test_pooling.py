@@ -12,7 +12,7 @@ SITES = [RNG.normal(mean, 1.0, size) for mean, size in ((0.0, 5), (3.0, 8), (-2.
 def _entry(values: np.ndarray) -> dict[str, object]:
     counts, _ = np.histogram(values, bins=4, range=(-6, 6))
     stddev = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    histogram = {"low": -6.0, "high": 6.0, "counts": counts.tolist()}
+    histogram = {"low": -6.0, "high": 6.0, "counts": counts.tolist(), "withheld": 0}
     extremes = {"about_min": float(values.min()), "about_max": float(values.max())}
     return {"count": len(values), "mean": float(values.mean()), "stddev": stddev, "histogram": histogram, **extremes}
 
