@@ -85,10 +85,14 @@ MAIN = (
     Comparison("FCL − random, N=2", "fcl", "random", 2),
     Comparison("FCL and mean teacher − random, N=2, 1,350 steps", "fcl_mean_teacher_longer", "random_longer", 2),
     Comparison("FCL − random, N=4", "fcl", "random", 4),
+    Comparison("FCL and mean teacher − random, N=4, 1,350 steps", "fcl_mean_teacher_longer", "random_longer", 4),
     Comparison("FCL − random, N=6, all", "fcl", "random", 6),
     Comparison("**FCL − random, federated**", "fcl", "random", mode="federated"),
     Comparison("mean teacher − random, federated", "random_mean_teacher", "random", mode="federated"),
     Comparison("**FCL and mean teacher − random, federated**", "fcl_mean_teacher", "random", mode="federated"),
+    Comparison(
+        "FCL and mean teacher − mean teacher, federated", "fcl_mean_teacher", "random_mean_teacher", mode="federated"
+    ),
     Comparison("FCL − random, federated, N=6, all", "fcl", "random", 6, mode="federated"),
 )
 ABLATION = (
@@ -237,13 +241,14 @@ def draw(scores: Scores, file: Path) -> None:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained", dpi=130)
     axes = figure.subplots()
     shown = (
-        ("random weights, 450 steps", "random", (1, 2, 4, 6), "o-", "#0072B2"),
-        ("FCL, 450 steps", "fcl", (1, 2, 4, 6), "s-", "#D55E00"),
-        ("random weights, 1,350 steps", "random_longer", (1, 2), "o:", "#56B4E9"),
-        ("FCL, 1,350 steps", "fcl_longer", (1,), "s", "#E69F00"),
-        ("mean teacher, 1,350 steps, with FCL or without", "random_mean_teacher_longer", (1,), "D", "#009E73"),
+        ("random weights, 450 steps", "random", "o-", "#0072B2"),
+        ("FCL, 450 steps", "fcl", "s-", "#D55E00"),
+        ("random weights, 1,350 steps", "random_longer", "o:", "#56B4E9"),
+        ("FCL, 1,350 steps", "fcl_longer", "s", "#E69F00"),
+        ("FCL and mean teacher, 1,350 steps", "fcl_mean_teacher_longer", "D:", "#009E73"),
     )
-    for place, (label, arm, counts, style, colour) in enumerate(shown):
+    for place, (label, arm, style, colour) in enumerate(shown):
+        counts = [count for count in (1, 2, 4, 6) if len(_means(scores, arm, "local", count)) > 1]
         means = [_means(scores, arm, "local", count) for count in counts]
         axes.errorbar(
             [count + 0.05 * (place - 2) for count in counts],
