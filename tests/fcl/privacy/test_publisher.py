@@ -81,6 +81,11 @@ def test_the_cap_on_rows_holds_with_noise() -> None:
     assert len(make(noise_multiplier=1.0).publish("features")) == 3 * 4
 
 
+def test_which_partitions_the_cap_leaves_out_changes() -> None:
+    publisher = make(max_rows=1, noise=silent, noise_multiplier=1.0, rows_per_patient=4)
+    assert {int(publisher.publish("features").partition) for _ in range(40)} == {0, 1, 2, 3}
+
+
 @pytest.mark.parametrize(
     ("kind", "sensitivity"), [("features", features_sensitivity(2)), ("prototypes", prototypes_sensitivity(4, 3))]
 )
@@ -204,3 +209,5 @@ def test_all_that_makes_no_sense_is_said_at_once() -> None:
         FeaturePolicy(rows_per_patient=0, delta=1.0, epsilon_budget=3.0, min_volumes=0)
     with pytest.raises(ValueError, match="noise_multiplier must be above 0"):
         FeaturePolicy(noise_multiplier=0.0)
+    with pytest.raises(ValueError, match="epsilon_budget must be above 0"):
+        FeaturePolicy(noise_multiplier=1.0, epsilon_budget=0.0)

@@ -395,6 +395,48 @@ def test_features_that_may_not_be_shown_are_replaced_by_none(
 
 
 @pytest.mark.parametrize(
+    "policy",
+    [
+        {"max_rows": 8},
+        {"min_volumes": 3},
+        {"max_feature_length": 6},
+        {"max_partitions": 4},
+        {"max_epsilon": 2.0},
+        {"max_epsilon": 2.0, "max_delta": 1e-5},
+    ],
+)
+def test_features_at_a_limit_leave(policy: dict[str, Any]) -> None:
+    payload = features(volumes=3, epsilon=2.0)
+    release = _examine("share", payload, **policy)
+    assert (release.payload is payload, release.withheld) == (True, None)
+
+
+def test_rows_that_are_equal_count_towards_a_payload() -> None:
+    """They count once for the round, yet a tensor of a million equal rows is no set of features."""
+    equal = {"features": unit_rows(1).half().repeat(9, 1), "partition": torch.zeros(9, dtype=torch.int16)}
+    assert _examine("share", features(**equal), max_rows=9).entries
+    with pytest.raises(EgressError) as error:
+        _examine("share", features(**equal), max_rows=8)
+    assert error.value.detail == "9 rows, at most 8 may leave"
+
+
+def test_a_norm_and_a_reason_at_their_limits_leave() -> None:
+    update = weights(**{"encoder.weight": torch.ones(2, 2)})
+    assert _examine("train", update, max_norm=2.0).payload is update
+    assert _examine("train", refusal("x" * 1000)).withheld is None
+
+
+def test_the_oldest_round_that_is_counted_is_not_past() -> None:
+    policy = EgressPolicy(max_rows=8)
+    rows = RowsPerRound(policy.max_rows)
+    for number in (*range(5, 13), 5):
+        examine(policy, rows, "get_features", with_meta(features(), round=number))
+    with pytest.raises(EgressError) as error:
+        examine(policy, rows, "get_features", with_meta(features(), round=4))
+    assert error.value.detail == "round 4 is long past"
+
+
+@pytest.mark.parametrize(
     ("policy", "rows"),
     [
         ({}, 8),
