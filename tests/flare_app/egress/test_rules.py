@@ -421,7 +421,7 @@ def test_rows_that_are_equal_count_towards_a_payload() -> None:
 
 
 def test_a_norm_and_a_reason_at_their_limits_leave() -> None:
-    update = weights(**{"encoder.weight": torch.ones(2, 2)})
+    update = weights(**{"encoder.weight": torch.zeros(2, 3), "head.0.bias": torch.ones(4)})
     assert _examine("train", update, max_norm=2.0).payload is update
     assert _examine("train", refusal("x" * 1000)).withheld is None
 
@@ -430,9 +430,9 @@ def test_the_oldest_round_that_is_counted_is_not_past() -> None:
     policy = EgressPolicy(max_rows=8)
     rows = RowsPerRound(policy.max_rows)
     for number in (*range(5, 13), 5):
-        examine(policy, rows, "get_features", with_meta(features(), round=number))
+        examine(policy, rows, DECLARED, "get_features", with_meta(features(), round=number))
     with pytest.raises(EgressError) as error:
-        examine(policy, rows, "get_features", with_meta(features(), round=4))
+        examine(policy, rows, DECLARED, "get_features", with_meta(features(), round=4))
     assert error.value.detail == "round 4 is long past"
 
 
