@@ -24,10 +24,9 @@ from torch.nn import functional
 from flare_app.aggregation import spec_difference, tensor_spec
 
 WEIGHT_BITS = (32, 16, 8, 4)
-LEAST_SCALE = torch.finfo(
-    torch.float32
-).tiny  # below it lie numbers of fewer digits: a channel so small is one of zeros
 SCALE = ":scale"  # after the name of a tensor of codes; no tensor of a network has a colon in its name
+# Below it lie numbers of fewer digits: a channel so small is one of zeros.
+LEAST_SCALE = torch.finfo(torch.float32).tiny
 
 _HALF_MOST = torch.finfo(torch.float16).max
 _NIBBLE_ZERO = 8  # code 0 among the 16 values of half a byte
