@@ -73,6 +73,9 @@ MAIN = (
     Comparison("FCL and mean teacher − FCL, 1,350 steps", "fcl_mean_teacher_longer", "fcl_longer"),
     Comparison("FCL, 1,350 − 450 steps", "fcl_longer", "fcl"),
     Comparison("random, 1,350 − 450 steps", "random_longer", "random"),
+    Comparison("the same, N=2", "random_longer", "random", 2),
+    Comparison("the same, N=4", "random_longer", "random", 4),
+    Comparison("the same, N=6, all", "random_longer", "random", 6),
     Comparison(
         "mean teacher, N=1 − random, N=2, 1,350 steps", "random_mean_teacher_longer", "random_longer", of_reference=2
     ),
@@ -137,6 +140,11 @@ ENCODERS = (
     ("FCL, mean teacher", "1,350", "fcl_mean_teacher_longer", 0),
 )
 SUPERVISED_ARMS = {"random": "random", "FCL": "fcl"}
+ARMS_ALONE = {
+    **SUPERVISED_ARMS,
+    "random, 1,350 steps": "random_longer",
+    "FCL, mean teacher, 1,350 steps": "fcl_mean_teacher_longer",
+}
 FEDERATED_ARMS = {
     **SUPERVISED_ARMS,
     "random, mean teacher": "random_mean_teacher",
@@ -209,7 +217,7 @@ def tables(scores: Scores) -> dict[str, str]:
     lines = compared(scores)
     return {
         "encoders": _encoders(scores),
-        "labels": _by_fold(scores, "local", (1, 2, 4, 6), SUPERVISED_ARMS),
+        "labels": _by_fold(scores, "local", (1, 2, 4, 6), ARMS_ALONE),
         "federated": _by_fold(scores, "federated", (1, 6), FEDERATED_ARMS),
         "differences": _differences(scores, lines, MAIN),
         "ablation": _ablation(scores, lines),
