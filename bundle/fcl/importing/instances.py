@@ -10,6 +10,7 @@ from typing import Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from fcl.data.problems import Problem
 from fcl.data.progress import track
@@ -49,6 +50,7 @@ READ_ONLY = (
 )
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_AGAIN = "copy or export it again, or remove it"
 _NO_SCANS = {"LOCALIZER": "localisers", "SCREEN SAVE": "secondary captures"}
 
 
@@ -122,18 +124,24 @@ def scan(folder: Path, progress: bool = True) -> Scan:
     """Read the header of every file below ``folder``, whatever its name.
 
     Images that are no part of a scan (localisers, secondary captures, colour, text burnt into pixels) and files that
-    are no DICOM are counted and left out.
+    are no DICOM are counted and left out. Files that a copy left empty, or that end before they name their series, are
+    problems: nothing tells which series lacks them.
     """
     result = Scan()
     files = sorted(Path(top) / name for top, _, names in os.walk(folder) for name in names)
     for file in track(files, "reading headers", "file", progress, total=len(files)):
         result.files += 1
         try:
+            if not (file.stat().st_size or file.name.startswith(".")):
+                result.problems.append(Problem(str(file), "is empty", _AGAIN))
+                continue
             with lenient():
                 header = read_dicom(file, [*KEPT, *READ_ONLY])
                 reason = _not_wanted(header)
                 if reason is None:
                     result.instances.append(_instance(file, header))
+                elif _ends_early(header):
+                    result.problems.append(Problem(str(file), "ends before it names its series", _AGAIN))
                 else:
                     series = (
                         _text(header, tag) for tag in ("SeriesInstanceUID", "StudyInstanceUID", "SeriesDescription")
@@ -143,8 +151,14 @@ def scan(folder: Path, progress: bool = True) -> Scan:
             result.left_out.append(Skipped("no DICOM files"))
         except Exception as error:  # pydicom raises what its parts raise: any of them means a damaged file
             what = f"is DICOM that cannot be read ({type(error).__name__}: {error})"
-            result.problems.append(Problem(str(file), what, "export it again, or remove it"))
+            result.problems.append(Problem(str(file), what, _AGAIN))
     return result
+
+
+def _ends_early(header: pydicom.FileDataset) -> bool:
+    """Whether there is neither an image nor a series; of what is whole only a DICOMDIR has neither."""
+    kind = header.file_meta.get("MediaStorageSOPClassUID")
+    return "Rows" not in header and "SeriesInstanceUID" not in header and kind != MediaStorageDirectoryStorage
 
 
 def _not_wanted(header: pydicom.Dataset) -> str | None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from fcl.importing import KEPT, scan
 
@@ -38,11 +42,42 @@ def test_any_name_and_any_depth(tmp_path):
     assert [(image.number, image.patient, image.spacing) for image in found.instances] == [(3, "MRN-77", (1.5, 1.25))]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x02", b"\x02\x00 text", b"\x08\x00\xff\xff" * 9, b"n+1\0" * 99])
+@pytest.mark.parametrize("content", [b"\x02", b"\x02\x00 text", b"\x08\x00\xff\xff" * 9, b"n+1\0" * 99])
 def test_what_only_begins_like_dicom_is_none(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
     found = scan(tmp_path)
     assert (dict(found.skipped), found.problems) == ({"no DICOM files": 1}, [])
+
+
+def test_what_a_copy_cut_off_is_named(tmp_path):
+    whole = write_image(tmp_path / "whole").read_bytes()
+    series = whole.index(b"1.2.3.4\0")
+    lengths = {"empty": 0, "preamble": 132, "file meta": 150, "series": series - 8, "image": series + 30}
+    for name, length in lengths.items():
+        (tmp_path / name).write_bytes(whole[:length])
+    (tmp_path / ".keep").touch()
+    found = scan(tmp_path)
+    named = {"empty", "preamble", "file meta", "series"}
+    assert {Path(problem.file).name for problem in found.problems} == named
+    assert all("copy or export it again" in problem.fix for problem in found.problems)
+    assert dict(found.skipped) == {"no DICOM files": 1, "DICOM files without image": 1}
+
+
+def test_a_link_to_nowhere_is_named(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "gone")
+    assert [Path(problem.file).name for problem in scan(tmp_path).problems] == ["a"]
+
+
+def test_a_directory_of_files_is_no_file_cut_off(tmp_path):
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2"
+    dataset.FileSetID = "DISC"
+    dataset.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    found = scan(tmp_path)
+    assert (dict(found.skipped), found.problems) == ({"DICOM files without image": 1}, [])
 
 
 def test_series_of_what_is_left_out_is_kept(tmp_path):
