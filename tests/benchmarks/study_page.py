@@ -86,8 +86,10 @@ MAIN = (
         of_reference=2,
     ),
     Comparison("FCL − random, N=2", "fcl", "random", 2),
+    Comparison("FCL − random, N=2, 1,350 steps", "fcl_longer", "random_longer", 2),
     Comparison("FCL and mean teacher − random, N=2, 1,350 steps", "fcl_mean_teacher_longer", "random_longer", 2),
     Comparison("FCL − random, N=4", "fcl", "random", 4),
+    Comparison("FCL − random, N=4, 1,350 steps", "fcl_longer", "random_longer", 4),
     Comparison("FCL and mean teacher − random, N=4, 1,350 steps", "fcl_mean_teacher_longer", "random_longer", 4),
     Comparison("FCL − random, N=6, all", "fcl", "random", 6),
     Comparison("**FCL − random, federated**", "fcl", "random", mode="federated"),
@@ -143,6 +145,7 @@ SUPERVISED_ARMS = {"random": "random", "FCL": "fcl"}
 ARMS_ALONE = {
     **SUPERVISED_ARMS,
     "random, 1,350 steps": "random_longer",
+    "FCL, 1,350 steps": "fcl_longer",
     "FCL, mean teacher, 1,350 steps": "fcl_mean_teacher_longer",
 }
 FEDERATED_ARMS = {
