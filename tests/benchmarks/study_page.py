@@ -59,39 +59,48 @@ class Comparison:
 
 
 WITHOUT_FIRST = (1, 2, 3)  # fold 0 chose the six partitions
+MEAN_TEACHER, BOTH, BOTH_SLOW = (  # after 1,350 steps; slow: the encoder at an eighth of the rate
+    "random_mean_teacher_longer",
+    "fcl_mean_teacher_longer",
+    "fcl_slow_encoder_mean_teacher_longer",
+)
 MAIN = (
     Comparison("**FCL − random, 450 steps**", "fcl", "random"),
     Comparison("the same without fold 0, which chose six partitions", "fcl", "random", folds=WITHOUT_FIRST),
     Comparison("the same with a second seed", "fcl", "random", seed=1),
     Comparison("**FCL − random, 1,350 steps**", "fcl_longer", "random_longer"),
     Comparison("the same without fold 0", "fcl_longer", "random_longer", folds=WITHOUT_FIRST),
-    Comparison("mean teacher − random, 1,350 steps", "random_mean_teacher_longer", "random_longer"),
-    Comparison("**FCL and mean teacher − random, 1,350 steps**", "fcl_mean_teacher_longer", "random_longer"),
-    Comparison(
-        "**FCL and mean teacher − mean teacher, 1,350 steps**", "fcl_mean_teacher_longer", "random_mean_teacher_longer"
-    ),
-    Comparison("FCL and mean teacher − FCL, 1,350 steps", "fcl_mean_teacher_longer", "fcl_longer"),
+    Comparison("mean teacher − random, 1,350 steps", MEAN_TEACHER, "random_longer"),
+    Comparison("**FCL and mean teacher − random, 1,350 steps**", BOTH, "random_longer"),
+    Comparison("the same, slow encoder", BOTH_SLOW, "random_longer"),
+    Comparison("**FCL and mean teacher − mean teacher, 1,350 steps**", BOTH, MEAN_TEACHER),
+    Comparison("the same, slow encoder", BOTH_SLOW, MEAN_TEACHER),
+    Comparison("FCL and mean teacher, slow encoder − FCL, 1,350 steps", BOTH_SLOW, "fcl_longer"),
     Comparison("FCL, 1,350 − 450 steps", "fcl_longer", "fcl"),
     Comparison("random, 1,350 − 450 steps", "random_longer", "random"),
     Comparison("the same, N=2", "random_longer", "random", 2),
     Comparison("the same, N=4", "random_longer", "random", 4),
     Comparison("the same, N=6, all", "random_longer", "random", 6),
+    Comparison("mean teacher, N=1 − random, N=2, 1,350 steps", MEAN_TEACHER, "random_longer", of_reference=2),
     Comparison(
-        "mean teacher, N=1 − random, N=2, 1,350 steps", "random_mean_teacher_longer", "random_longer", of_reference=2
-    ),
-    Comparison(
-        "FCL and mean teacher, N=1 − random, N=2, 1,350 steps",
-        "fcl_mean_teacher_longer",
+        "FCL and mean teacher, slow encoder, N=1 − random, N=2, 1,350 steps",
+        BOTH_SLOW,
         "random_longer",
         of_reference=2,
     ),
     Comparison("FCL − random, N=2", "fcl", "random", 2),
-    Comparison("FCL − random, N=2, 1,350 steps", "fcl_longer", "random_longer", 2),
-    Comparison("FCL and mean teacher − random, N=2, 1,350 steps", "fcl_mean_teacher_longer", "random_longer", 2),
+    Comparison("FCL, one rate − random, N=2, 1,350 steps", "fcl_rates_longer", "random_longer", 2),
+    Comparison("**FCL and mean teacher − random, N=2, 1,350 steps**", BOTH, "random_longer", 2),
+    Comparison("the same, slow encoder", BOTH_SLOW, "random_longer", 2),
     Comparison("FCL − random, N=4", "fcl", "random", 4),
     Comparison("FCL − random, N=4, 1,350 steps", "fcl_longer", "random_longer", 4),
-    Comparison("FCL and mean teacher − random, N=4, 1,350 steps", "fcl_mean_teacher_longer", "random_longer", 4),
+    Comparison("FCL, one rate − random, N=4, 1,350 steps", "fcl_rates_longer", "random_longer", 4),
+    Comparison("mean teacher − random, N=4, 1,350 steps", MEAN_TEACHER, "random_longer", 4),
+    Comparison("**FCL and mean teacher − random, N=4, 1,350 steps**", BOTH, "random_longer", 4),
+    Comparison("the same, slow encoder", BOTH_SLOW, "random_longer", 4),
+    Comparison("FCL and mean teacher − mean teacher, N=4, 1,350 steps", BOTH, MEAN_TEACHER, 4),
     Comparison("FCL − random, N=6, all", "fcl", "random", 6),
+    Comparison("FCL, one rate − random, N=6, all, 1,350 steps", "fcl_rates_longer", "random_longer", 6),
     Comparison("**FCL − random, federated**", "fcl", "random", mode="federated"),
     Comparison("mean teacher − random, federated", "random_mean_teacher", "random", mode="federated"),
     Comparison("**FCL and mean teacher − random, federated**", "fcl_mean_teacher", "random", mode="federated"),
@@ -99,6 +108,14 @@ MAIN = (
         "FCL and mean teacher − mean teacher, federated", "fcl_mean_teacher", "random_mean_teacher", mode="federated"
     ),
     Comparison("FCL − random, federated, N=6, all", "fcl", "random", 6, mode="federated"),
+)
+RATES = (
+    Comparison("supervised, 450 steps, N=1", "fcl_rates", "fcl"),
+    Comparison("supervised, 1,350 steps, N=1", "fcl_rates_longer", "fcl_longer"),
+    Comparison("the same, N=4", "fcl_rates_longer", "fcl_longer", 4),
+    Comparison("mean teacher, 1,350 steps, N=1", BOTH, BOTH_SLOW),
+    Comparison("the same, N=2", BOTH, BOTH_SLOW, 2),
+    Comparison("the same, N=4", BOTH, BOTH_SLOW, 4),
 )
 ABLATION = (
     Comparison("no features exchanged, only weights", "fcl_no_exchange", "fcl"),
@@ -119,12 +136,7 @@ OTHERS = (
     Comparison("four partitions − random weights", "fcl_four_partitions", "random"),
     Comparison("four, positives by continuous position − four", "fcl_four_position", "fcl_four_partitions"),
     Comparison("six − four, positives by continuous position", "fcl", "fcl_four_position"),
-    Comparison(
-        "six − four, with the mean teacher, 1,350 steps", "fcl_mean_teacher_longer", "fcl_four_mean_teacher_longer"
-    ),
-    Comparison(
-        "one rate for encoder and decoder, mean teacher, 1,350 steps", "fcl_one_rate_longer", "fcl_mean_teacher_longer"
-    ),
+    Comparison("six − four, with the mean teacher, 1,350 steps", BOTH_SLOW, "fcl_four_mean_teacher_longer"),
 )
 WAYS = (  # of fine-tuning, for the ablation
     {"annotated": 1},
@@ -138,15 +150,19 @@ ENCODERS = (
     ("FCL, supervised, second seed", "450", "fcl", 1),
     ("random, supervised", "1,350", "random_longer", 0),
     ("FCL, supervised", "1,350", "fcl_longer", 0),
-    ("random, mean teacher", "1,350", "random_mean_teacher_longer", 0),
-    ("FCL, mean teacher", "1,350", "fcl_mean_teacher_longer", 0),
+    ("random, mean teacher", "1,350", MEAN_TEACHER, 0),
+    ("FCL, mean teacher", "1,350", BOTH, 0),
+    ("FCL, mean teacher, slow encoder", "1,350", BOTH_SLOW, 0),
 )
 SUPERVISED_ARMS = {"random": "random", "FCL": "fcl"}
 ARMS_ALONE = {
     **SUPERVISED_ARMS,
     "random, 1,350 steps": "random_longer",
     "FCL, 1,350 steps": "fcl_longer",
-    "FCL, mean teacher, 1,350 steps": "fcl_mean_teacher_longer",
+    "FCL, one rate, 1,350 steps": "fcl_rates_longer",
+    "random, mean teacher, 1,350 steps": MEAN_TEACHER,
+    "FCL, mean teacher, 1,350 steps": BOTH,
+    "FCL, mean teacher, slow encoder, 1,350 steps": BOTH_SLOW,
 }
 FEDERATED_ARMS = {
     **SUPERVISED_ARMS,
@@ -207,7 +223,7 @@ def compared(scores: Scores) -> dict[Comparison, Difference]:
     """Every comparison that was run, p adjusted over all of them."""
     changes = [replace(comparison, **way) for comparison in ABLATION for way in WAYS]
     found: dict[Comparison, Difference] = {}
-    for comparison in (*MAIN, *changes, *OTHERS):
+    for comparison in (*MAIN, *RATES, *changes, *OTHERS):
         if common := folds(scores, comparison):
             right = _patients(scores, comparison.arm, comparison.annotated, comparison, common)
             left = _patients(scores, comparison.reference, _count(comparison), comparison, common)
@@ -223,6 +239,7 @@ def tables(scores: Scores) -> dict[str, str]:
         "labels": _by_fold(scores, "local", (1, 2, 4, 6), ARMS_ALONE),
         "federated": _by_fold(scores, "federated", (1, 6), FEDERATED_ARMS),
         "differences": _differences(scores, lines, MAIN),
+        "rates": _differences(scores, lines, RATES),
         "ablation": _ablation(scores, lines),
         "others": _differences(scores, lines, OTHERS),
         "adjusted": f"p is adjusted over the {len(lines)} comparisons of this page.",
