@@ -166,10 +166,30 @@ def test_unlabelled_scans_are_those_of_training_patients_without_their_labels(
 
 
 @pytest.mark.parametrize("overlay", UNLABELLED)
-def test_a_site_without_unlabelled_scans_is_told_the_way_out(overlay: str, data: Path, tmp_path: Path) -> None:
+def test_without_unlabelled_scans_one_site_alone_is_told_the_way_out(overlay: str, data: Path, tmp_path: Path) -> None:
+    workflow = open_overlay(overlay, data, tmp_path, annotated=None)
     with pytest.raises(Exception, match=r".") as caught:
-        _ = open_overlay(overlay, data, tmp_path, annotated=None).participant
+        workflow.run()
     assert "set `annotated` below the number" in root_cause(caught.value)
+
+
+@pytest.mark.parametrize("overlay", UNLABELLED)
+def test_without_unlabelled_scans_a_site_of_a_federation_trains_supervised(
+    overlay: str, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports, states = [], []
+    for names in ([f"finetuning/{overlay}.json"], []):
+        participant: Any = open_overlays(names, data, tmp_path, annotated=None).participant
+        for number in range(2):
+            participant.begin_round(number, 2, participant.weights())
+            reports.append(participant.train(never))
+        states.append(participant.state_dict())
+        if names:
+            participant.load_state_dict(states[0])
+    assert same(reports[1].weights, reports[3].weights)
+    assert reports[1].metrics == reports[3].metrics
+    told = [record for record in caplog.records if "this site has no training volume without" in record.message]
+    assert len(told) == 1
 
 
 def test_fedbn_leaves_a_model_of_the_sites_own(data: Path, tmp_path: Path) -> None:

@@ -24,12 +24,6 @@ class UnlabelledSlices(SliceDataset):
     """
 
     def __init__(self, cache: SliceCache, volumes: Collection[str], slab_depth: int | None = None) -> None:
-        if not volumes:
-            raise ValueError(
-                "this site has no training volume without annotation, which this way of fine-tuning learns from: "
-                "set `annotated` below the number of its annotated training patients, add volumes without label "
-                "(cine frames, frames without _gt), or leave the overlay out"
-            )
         super().__init__(cache, volumes, slab_depth=slab_depth)
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray | Tensor) -> dict[str, Tensor]:

@@ -11,10 +11,11 @@ from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
 
 from fcl.data import SliceLoader
-from fcl.engines.variant import Terms, Variant
+from fcl.engines.unlabelled_variant import UnlabelledVariant
+from fcl.engines.variant import Terms
 
 
-class Adversarial(Variant):
+class Adversarial(UnlabelledVariant):
     """A discriminator tells annotated from unannotated slices by their prediction; the network is trained to fool it.
 
     Zhang et al., "Deep adversarial networks for biomedical image segmentation utilizing unannotated images" (MICCAI
@@ -23,7 +24,7 @@ class Adversarial(Variant):
     sees the image beside the softmax of the prediction. It stays at its site.
 
     Args:
-        slices: batches of unannotated slices (:class:`fcl.data.UnlabelledSlices`).
+        slices: as in the base class.
         discriminator: from (B, 1 + classes, H, W) to a list whose last entry holds scores, no activation, as MONAI's
             ``PatchDiscriminator`` gives; it should not normalise over a batch, whose kind it is asked for.
         weight: of the adversarial loss. Large values let the network please the discriminator instead of the labels.
@@ -36,11 +37,11 @@ class Adversarial(Variant):
     logs = ("accuracy",)
 
     def __init__(
-        self, slices: SliceLoader, discriminator: nn.Module, weight: float = 0.01, learning_rate: float = 2e-4
+        self, slices: SliceLoader | None, discriminator: nn.Module, weight: float = 0.01, learning_rate: float = 2e-4
     ) -> None:
         if not 0.0 < weight < float("inf") or not 0.0 < learning_rate < float("inf"):
             raise ValueError(f"weight and learning_rate must be above 0, got {weight!r} and {learning_rate!r}.")
-        self.slices = slices
+        super().__init__(slices)
         self.discriminator = discriminator
         self.weight = weight
         self.optimizer = torch.optim.Adam(discriminator.parameters(), lr=learning_rate, betas=(0.5, 0.999))

@@ -17,10 +17,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fcl.config import as_switch
 from fcl.data import SliceLoader
 from fcl.engines.pseudo_labels import pseudo_labels
-from fcl.engines.variant import Terms, Variant
+from fcl.engines.unlabelled_variant import UnlabelledVariant
+from fcl.engines.variant import Terms
 
 
-class MeanTeacher(Variant):
+class MeanTeacher(UnlabelledVariant):
     """Learns from unlabelled slices what a teacher sees in them, a box of each exchanged with an annotated slice.
 
     The teacher is an exponential moving average of the network (Tarvainen and Valpola, NeurIPS 2017). As an epoch
@@ -33,8 +34,7 @@ class MeanTeacher(Variant):
     all of them know, is the teacher of a round.
 
     Args:
-        slices: batches of unlabelled slices (:class:`fcl.data.UnlabelledSlices`); of the larger of the two batches,
-            the slices that have no partner are left out.
+        slices: as in the base class; of the larger of the two batches, the slices that have no partner are left out.
         start: epochs (rounds) of supervised training first; the teacher begins as a copy of the network then.
         ramp: further epochs over which the weight grows to ``weight``, linearly.
         weight: of the loss on the pasted slices.
@@ -55,7 +55,7 @@ class MeanTeacher(Variant):
 
     def __init__(
         self,
-        slices: SliceLoader,
+        slices: SliceLoader | None,
         start: int,
         ramp: int,
         weight: float = 1.0,
@@ -72,7 +72,7 @@ class MeanTeacher(Variant):
             raise ValueError(
                 f"momentum must be from 0 to below 1 and share between 0 and 1; got {momentum!r} and {share!r}."
             )
-        self.slices = slices
+        super().__init__(slices)
         self.start = start
         self.ramp = ramp
         self.weight = weight

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from fcl.data import SliceLoader
 from fcl.engines.pseudo_labels import pseudo_labels
-from fcl.engines.variant import Terms, Variant
+from fcl.engines.unlabelled_variant import UnlabelledVariant
+from fcl.engines.variant import Terms
 
 
-class SelfTraining(Variant):
+class SelfTraining(UnlabelledVariant):
     """Trains on pseudo-labels beside the annotated slices, and renews them now and then (Bai et al., MICCAI 2017).
 
     A pseudo-label is the class with the highest score, by the network as an epoch finds it (in a federation: the
@@ -27,7 +28,7 @@ class SelfTraining(Variant):
     to the end between renewals; here the labels are taken as they are.
 
     Args:
-        slices: batches of unlabelled slices (:class:`fcl.data.UnlabelledSlices`).
+        slices: as in the base class.
         start: epochs (rounds) of supervised training before the first pseudo-labels.
         interval: epochs (rounds) from one renewal to the next, at least; a site that rests in the round when its labels
             fall due renews them in the next one that it takes part in.
@@ -39,13 +40,13 @@ class SelfTraining(Variant):
 
     logs = ("kept_share",)
 
-    def __init__(self, slices: SliceLoader, start: int, interval: int, weight: float = 1.0) -> None:
+    def __init__(self, slices: SliceLoader | None, start: int, interval: int, weight: float = 1.0) -> None:
         if start < 0 or interval < 1 or not 0.0 < weight < float("inf"):
             raise ValueError(
                 "start must be 0 or more, interval at least 1 and weight above 0; "
                 f"got {start!r}, {interval!r} and {weight!r}."
             )
-        self.slices = slices
+        super().__init__(slices)
         self.start = start
         self.interval = interval
         self.weight = weight

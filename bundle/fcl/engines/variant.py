@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from monai.utils import CommonKeys
 from torch import Tensor
 
 Terms = dict[str, Tensor]
+logger = logging.getLogger(__name__)
 
 
 class Variant(ABC):
@@ -21,9 +23,16 @@ class Variant(ABC):
 
     Attributes:
         logs: scalars that every step gives besides its loss; their means over an epoch are metrics of the trainer.
+        needs: why one is idle and what to do about it; ``{name}`` is its own.
     """
 
     logs: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str] = ""
+
+    @property
+    def idle(self) -> bool:
+        """Whether this site has nothing for it to work on."""
+        return False
 
     def prepare(self, device: torch.device) -> None:  # noqa: B027
         """The trainer that it belongs to is being made, and will train on ``device``."""
@@ -52,7 +61,8 @@ class Variant(ABC):
 class Variants:
     """The variants of a training, in order; a handler for MONAI's ``SupervisedTrainer``, and their state.
 
-    Each adds its loss to that of the annotated slices. Without any, training is plainly supervised.
+    Each adds its loss to that of the annotated slices. Without any, training is plainly supervised. So it is at a site
+    of a federation where all are idle; a training at one site is refused then, for it was asked for what cannot be.
 
     Args:
         parts: at most one of each kind.
@@ -63,6 +73,7 @@ class Variants:
 
     def __init__(self, parts: Sequence[Variant] = ()) -> None:
         self.parts = {type(part).__name__: part for part in parts}
+        self._in_rounds = False
         if len(self.parts) < len(parts):
             names = [type(part).__name__ for part in parts]
             raise ValueError(f"each variant of fine-tuning can be given once, got {', '.join(names)}.")
@@ -71,18 +82,23 @@ class Variants:
         """Register on the trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add)
-        for part in self.parts.values():
+        for part in self._busy():
             part.prepare(engine.state.device)
             for name in part.logs:
                 Average(output_transform=_reader(name)).attach(engine, name)
 
     def begin_round(self, weights: Mapping[str, Tensor]) -> None:
         """See :meth:`Variant.begin_round`."""
-        for part in self.parts.values():
+        if not self._in_rounds:
+            self._in_rounds = True
+            for name, part in self.parts.items():
+                if part.idle:
+                    logger.warning("trained without %s: %s", name, part.needs.format(name=name))
+        for part in self._busy():
             part.begin_round(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self.parts.items()}
+        return {name: {} if part.idle else part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`.
@@ -96,15 +112,23 @@ class Variants:
                 "resume with the overlays that it was begun with."
             )
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            if not part.idle:
+                part.load_state_dict(state[name])
+
+    def _busy(self) -> list[Variant]:
+        return [part for part in self.parts.values() if not part.idle]
 
     def _begin_epoch(self, engine: SupervisedTrainer) -> None:
-        for part in self.parts.values():
+        if not self._in_rounds:
+            for name, part in self.parts.items():
+                if part.idle:
+                    raise ValueError(part.needs.format(name=name))
+        for part in self._busy():
             part.begin_epoch(engine)
 
     def _add(self, engine: SupervisedTrainer) -> None:
         output = engine.state.output
-        for part in self.parts.values():
+        for part in self._busy():
             terms = part(engine)
             output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + terms["loss"]
             output.update({name: terms[name].detach() for name in part.logs})

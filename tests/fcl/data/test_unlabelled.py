@@ -21,8 +21,8 @@ def test_labels_in_the_cache_stay_out_of_sight(cache) -> None:
     assert torch.equal(batch["image"], plain[[0, 3]]["image"])
 
 
-def test_no_volume_is_refused_with_the_way_out(cache) -> None:
-    with pytest.raises(ValueError, match="set `annotated` below the number of its annotated training patients"):
+def test_no_volume_and_unknown_ones_are_refused(cache) -> None:
+    with pytest.raises(ValueError, match="no volume among the 0 asked for"):
         UnlabelledSlices(cache, [])
     with pytest.raises(ValueError, match="lacks 1 volumes"):
         UnlabelledSlices(cache, ["patient009_frame01"])

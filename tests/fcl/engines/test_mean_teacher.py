@@ -116,7 +116,8 @@ def test_the_weight_grows_over_the_ramp(segmenting, cache) -> None:
 
     participant.trainer.loss_function = note
     participant.variants.parts["MeanTeacher"] = call
-    call.begin_epoch, call.begin_round, call.logs = variant.begin_epoch, variant.begin_round, variant.logs
+    call.begin_epoch, call.begin_round = variant.begin_epoch, variant.begin_round
+    call.logs, call.idle = variant.logs, False
     shares = []
     for number in range(6):
         added.clear()

@@ -43,6 +43,27 @@ class Nothing(Variant):
         return {"loss": torch.zeros(())}
 
 
+class Idle(Decay):
+    needs = "{name} has no bread"
+    idle = True
+
+    def prepare(self, device):
+        raise AssertionError("an idle variant is not asked")
+
+
+def test_an_idle_one_is_left_out_of_rounds_and_refused_without(segmenting, caplog) -> None:
+    plain, idle = segmenting(), segmenting(part := Idle())
+    for number in range(2):
+        plainly, idly = run_round(plain, number), run_round(idle, number)
+    assert same(plainly.weights, idly.weights)
+    assert plainly.metrics == idly.metrics
+    assert (part.steps, part.epochs, part.rounds) == (0, [], 0)
+    assert [record.message for record in caplog.records] == ["trained without Idle: Idle has no bread"]
+    segmenting(Idle()).load_state_dict(idle.state_dict())
+    with pytest.raises(ValueError, match="Idle has no bread"):
+        segmenting(Idle()).trainer.run()
+
+
 def test_none_is_plain_supervised_training(segmenting) -> None:
     plain, with_nothing = segmenting(), segmenting(Nothing())
     assert same(run_round(plain, 0).weights, run_round(with_nothing, 0).weights)
