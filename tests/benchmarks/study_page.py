@@ -89,6 +89,7 @@ MAIN = (
         of_reference=2,
     ),
     Comparison("FCL − random, N=2", "fcl", "random", 2),
+    Comparison("FCL − random, N=2, 1,350 steps", "fcl_longer", "random_longer", 2),
     Comparison("FCL, one rate − random, N=2, 1,350 steps", "fcl_rates_longer", "random_longer", 2),
     Comparison("**FCL and mean teacher − random, N=2, 1,350 steps**", BOTH, "random_longer", 2),
     Comparison("the same, slow encoder", BOTH_SLOW, "random_longer", 2),
@@ -112,6 +113,7 @@ MAIN = (
 RATES = (
     Comparison("supervised, 450 steps, N=1", "fcl_rates", "fcl"),
     Comparison("supervised, 1,350 steps, N=1", "fcl_rates_longer", "fcl_longer"),
+    Comparison("the same, N=2", "fcl_rates_longer", "fcl_longer", 2),
     Comparison("the same, N=4", "fcl_rates_longer", "fcl_longer", 4),
     Comparison("mean teacher, 1,350 steps, N=1", BOTH, BOTH_SLOW),
     Comparison("the same, N=2", BOTH, BOTH_SLOW, 2),
@@ -273,7 +275,8 @@ def draw(scores: Scores, file: Path) -> None:
         ("FCL, 450 steps", "fcl", "s-", "#D55E00"),
         ("random weights, 1,350 steps", "random_longer", "o:", "#56B4E9"),
         ("FCL, 1,350 steps", "fcl_longer", "s", "#E69F00"),
-        ("FCL and mean teacher, 1,350 steps", "fcl_mean_teacher_longer", "D:", "#009E73"),
+        ("FCL and mean teacher, slow encoder, 1,350 steps", BOTH_SLOW, "D:", "#009E73"),
+        ("FCL and mean teacher, 1,350 steps", BOTH, "^:", "#CC79A7"),
     )
     for place, (label, arm, style, colour) in enumerate(shown):
         counts = [count for count in (1, 2, 4, 6) if len(_means(scores, arm, "local", count)) > 1]
