@@ -265,7 +265,7 @@ def filled(page: str, blocks: Mapping[str, str]) -> str:
 
 
 def draw(scores: Scores, file: Path) -> None:
-    """Dice against annotated patients, sites alone: lines with the spread over folds."""
+    """Dice against annotated patients, sites alone: lines with the spread over folds, of three or more."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained", dpi=130)
@@ -279,7 +279,7 @@ def draw(scores: Scores, file: Path) -> None:
         ("FCL and mean teacher, 1,350 steps", BOTH, "^:", "#CC79A7"),
     )
     for place, (label, arm, style, colour) in enumerate(shown):
-        counts = [count for count in (1, 2, 4, 6) if len(_means(scores, arm, "local", count)) > 1]
+        counts = [count for count in (1, 2, 4, 6) if len(_means(scores, arm, "local", count)) > 2]
         means = [_means(scores, arm, "local", count) for count in counts]
         axes.errorbar(
             [count + 0.05 * (place - 2) for count in counts],
