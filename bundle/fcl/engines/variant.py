@@ -82,7 +82,7 @@ class Variants:
         """Register on the trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._add)
-        for part in self._busy():
+        for part in self._busy().values():
             part.prepare(engine.state.device)
             for name in part.logs:
                 Average(output_transform=_reader(name)).attach(engine, name)
@@ -94,11 +94,11 @@ class Variants:
             for name, part in self.parts.items():
                 if part.idle:
                     logger.warning("trained without %s: %s", name, part.needs.format(name=name))
-        for part in self._busy():
+        for part in self._busy().values():
             part.begin_round(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: {} if part.idle else part.state_dict() for name, part in self.parts.items()}
+        return {name: part.state_dict() for name, part in self._busy().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`.
@@ -106,29 +106,29 @@ class Variants:
         Raises:
             ValueError: when it is of other variants.
         """
-        if state.keys() != self.parts.keys():
+        busy = self._busy()
+        if state.keys() != busy.keys():
             raise ValueError(
-                f"the state is of a training with the variants {sorted(state)}, this one has {sorted(self.parts)}: "
-                "resume with the overlays that it was begun with."
+                f"the state is of a training with the variants {sorted(state)}, this one has {sorted(busy)}: "
+                "resume with the overlays and the scans that it was begun with."
             )
-        for name, part in self.parts.items():
-            if not part.idle:
-                part.load_state_dict(state[name])
+        for name, part in busy.items():
+            part.load_state_dict(state[name])
 
-    def _busy(self) -> list[Variant]:
-        return [part for part in self.parts.values() if not part.idle]
+    def _busy(self) -> dict[str, Variant]:
+        return {name: part for name, part in self.parts.items() if not part.idle}
 
     def _begin_epoch(self, engine: SupervisedTrainer) -> None:
         if not self._in_rounds:
             for name, part in self.parts.items():
                 if part.idle:
                     raise ValueError(part.needs.format(name=name))
-        for part in self._busy():
+        for part in self._busy().values():
             part.begin_epoch(engine)
 
     def _add(self, engine: SupervisedTrainer) -> None:
         output = engine.state.output
-        for part in self._busy():
+        for part in self._busy().values():
             terms = part(engine)
             output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + terms["loss"]
             output.update({name: terms[name].detach() for name in part.logs})

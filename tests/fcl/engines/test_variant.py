@@ -60,6 +60,8 @@ def test_an_idle_one_is_left_out_of_rounds_and_refused_without(segmenting, caplo
     assert (part.steps, part.epochs, part.rounds) == (0, [], 0)
     assert [record.message for record in caplog.records] == ["trained without Idle: Idle has no bread"]
     segmenting(Idle()).load_state_dict(idle.state_dict())
+    with pytest.raises(ValueError, match=r"variants \[\], this one has \['Decay'\]: .* and the scans"):
+        segmenting(Decay()).load_state_dict(idle.state_dict())
     with pytest.raises(ValueError, match="Idle has no bread"):
         segmenting(Idle()).trainer.run()
 
