@@ -88,7 +88,7 @@ MAIN = (
     Comparison("FCL − random, N=2, 1,350 steps", "fcl_longer", "random_longer", 2),
     Comparison("FCL, one rate − random, N=2, 1,350 steps", "fcl_rates_longer", "random_longer", 2),
     Comparison("**FCL and mean teacher − random, N=2, 1,350 steps**", BOTH, "random_longer", 2),
-    Comparison("the same, slow encoder", BOTH_SLOW, "random_longer", 2),
+    Comparison("FCL and mean teacher, slow encoder − random, N=2, 1,350 steps", BOTH_SLOW, "random_longer", 2),
     Comparison("FCL − random, N=4", "fcl", "random", 4),
     Comparison("FCL − random, N=4, 1,350 steps", "fcl_longer", "random_longer", 4),
     Comparison("FCL, one rate − random, N=4, 1,350 steps", "fcl_rates_longer", "random_longer", 4),
@@ -112,8 +112,8 @@ RATES = (
     Comparison("the same, N=2", "fcl_rates_longer", "fcl_longer", 2),
     Comparison("the same, N=4", "fcl_rates_longer", "fcl_longer", 4),
     Comparison("mean teacher, 1,350 steps, N=1", BOTH, BOTH_SLOW),
-    Comparison("the same, N=2", BOTH, BOTH_SLOW, 2),
-    Comparison("the same, N=4", BOTH, BOTH_SLOW, 4),
+    Comparison("mean teacher, 1,350 steps, N=2", BOTH, BOTH_SLOW, 2),
+    Comparison("mean teacher, 1,350 steps, N=4", BOTH, BOTH_SLOW, 4),
 )
 ABLATION = (
     Comparison("no features exchanged, only weights", "fcl_no_exchange", "fcl"),
