@@ -24,6 +24,7 @@ class UnlabelledSlices(SliceDataset):
     """
 
     def __init__(self, cache: SliceCache, volumes: Collection[str], slab_depth: int | None = None) -> None:
+        # By name, unlike in the parent class: all of a cache would be the validation patients' too.
         super().__init__(cache, volumes, slab_depth=slab_depth)
 
     def __getitem__(self, rows: Sequence[int] | np.ndarray | Tensor) -> dict[str, Tensor]:

@@ -13,9 +13,20 @@ from torch.nn import functional
 
 from fcl.federation import FeaturePrivacy, FeatureSet
 from flare_app.compression import encode as encode_weights
-from flare_app.egress import EgressFilter
+from flare_app.egress import EgressFilter, EgressPolicy
+from flare_app.egress.declared import Declared
+from flare_app.egress.rules import RowsPerRound, examine
 from flare_app.exchange import encode
 from flare_app.protocol import with_report, with_tensors
+
+# What a site said of itself whose payloads are those of this file.
+DECLARED = Declared({"encoder.weight": (2, 3), "encoder.bias": (2,), "head.0.bias": (4,)})
+
+
+def examined(task: str, payload: Shareable, declared: Declared | None = DECLARED, **policy: Any) -> Any:
+    """What is left of ``payload`` under a policy, as the first of its round."""
+    settings = EgressPolicy.from_dict(policy)
+    return examine(settings, RowsPerRound(settings.max_rows), declared, task, payload)
 
 
 def unit_rows(rows: int = 8, seed: int = 0) -> Tensor:

@@ -7,19 +7,17 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from nvflare.apis.controller_spec import Task
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 from flare_app.compression import encode
-from flare_app.egress import EgressError, EgressPolicy
-from flare_app.egress.declared import Declared
-from flare_app.egress.rules import RowsPerRound, examine, examine_request
-from flare_app.exchange import sampled
-from flare_app.protocol import Header, refusal, report_of, tensors_of, with_report, with_tensors
+from flare_app.egress import EgressError
+from flare_app.protocol import Header, refusal, report_of, with_report, with_tensors
 from tests.flare_app.egress.payloads import (
+    DECLARED,
     coded_weights,
+    examined,
     features,
     introduction,
     train_report,
@@ -28,15 +26,6 @@ from tests.flare_app.egress.payloads import (
     with_headers,
     with_meta,
 )
-
-# What a site said of itself whose payloads are those of this file.
-DECLARED = Declared({"encoder.weight": (2, 3), "encoder.bias": (2,), "head.0.bias": (4,)})
-
-
-def _examine(task: str, payload: Shareable, declared: Declared | None = DECLARED, **policy: Any) -> Any:
-    settings = EgressPolicy.from_dict(policy)
-    return examine(settings, RowsPerRound(settings.max_rows), declared, task, payload)
-
 
 # Rows of codes in 8 bits: the largest of each is 127.
 CODES = torch.tensor([[127, -3, 0, 9, 1, 0]] * 7 + [[4, -127, 2, 0, 127, 5]], dtype=torch.int8)
@@ -67,7 +56,7 @@ PRIVACY = {"epsilon": 2.0, "delta": 1e-5, "noise_multiplier": 1.2, "releases": 3
 )  # fmt: skip
 def test_what_a_site_of_this_app_sends_may_leave_as_it_is(task: str, payload: Shareable) -> None:
     before = dict(payload)
-    release = _examine(task, payload)
+    release = examined(task, payload)
     assert release.payload is payload
     assert dict(payload) == before
     assert release.withheld is None
@@ -237,7 +226,7 @@ HALF = unit_rows().half()
 )
 def test_anything_else_is_refused_by_the_rule_it_breaks(rule: str, task: str, payload: Shareable) -> None:
     with pytest.raises(EgressError) as error:
-        _examine(task, payload)
+        examined(task, payload)
     assert error.value.rule == rule
     assert "patient007" not in str(error.value)
 
@@ -256,7 +245,7 @@ def test_anything_else_is_refused_by_the_rule_it_breaks(rule: str, task: str, pa
 )
 def test_a_failed_training_does_not_end_the_sites_part(payload: Shareable, stops: bool) -> None:
     with pytest.raises(EgressError) as error:
-        _examine("train", payload, max_norm=10.0)
+        examined("train", payload, max_norm=10.0)
     assert error.value.stops == stops
 
 
@@ -266,23 +255,23 @@ def test_a_training_that_diverged_is_known_by_its_codes(bits: int, value: float)
     matrix = torch.tensor([[1.0, 2.0, 3.0], [1.0, value, 3.0]])
     diverged = with_tensors(DataKind.WEIGHT_DIFF, encode({"encoder.weight": matrix}, bits))
     with pytest.raises(EgressError, match=r"weights\.finite") as error:
-        _examine("train", diverged)
+        examined("train", diverged)
     assert not error.value.stops
 
 
 @pytest.mark.parametrize(("task", "kind"), [("train", DataKind.WEIGHT_DIFF), ("initial_weights", DataKind.WEIGHTS)])
 def test_no_weights_leave_a_site_that_has_not_said_what_it_trains_and_on_how_much(task: str, kind: str) -> None:
     with pytest.raises(EgressError, match=r"weights\.undeclared") as error:
-        _examine(task, weights(kind), declared=None)
+        examined(task, weights(kind), declared=None)
     assert not error.value.stops
-    assert _examine("initialize", introduction(), declared=None).declared == DECLARED
+    assert examined("initialize", introduction(), declared=None).declared == DECLARED
 
 
 def test_the_least_cohort_of_weights_is_the_policys() -> None:
     eight = introduction(description={"slices": 24, "volumes": 8})
-    assert _examine("initialize", eight, min_training_volumes=8).declared == DECLARED
+    assert examined("initialize", eight, min_training_volumes=8).declared == DECLARED
     with pytest.raises(EgressError, match=r"weights\.cohort") as error:
-        _examine("initialize", eight, min_training_volumes=9)
+        examined("initialize", eight, min_training_volumes=9)
     assert error.value.detail == "it would train on 8 volumes, the least is min_training_volumes = 9"
     assert not error.value.stops
 
@@ -305,7 +294,7 @@ def test_scores_of_too_few_validation_volumes_are_taken_out(
         ("validate", with_headers(with_report({"validation": scores}), **{Header.ROUND: 3})),
     ):
         before = report_of(payload)
-        release = _examine(task, payload, **policy)
+        release = examined(task, payload, **policy)
         assert (release.withheld or "None").startswith(str(why))
         assert release.subject == "validation scores"
         assert report_of(release.payload) == {**before, "validation": {} if why else scores}
@@ -315,20 +304,20 @@ def test_scores_of_too_few_validation_volumes_are_taken_out(
 
 
 def test_a_policy_names_the_fields_of_the_card_that_a_site_may_declare() -> None:
-    (entry,) = _examine("initialize", introduction()).entries
+    (entry,) = examined("initialize", introduction()).entries
     assert entry["card"] == ["channels", "data_license", "labels"]
-    assert _examine("initialize", introduction(card={}), card=[]).entries
+    assert examined("initialize", introduction(card={}), card=[]).entries
     for allowed in ([], ["channels", "labels"]):
         with pytest.raises(EgressError, match=r"report\.card"):
-            _examine("initialize", introduction(), card=allowed)
+            examined("initialize", introduction(), card=allowed)
 
 
 def test_norm_limit_is_of_all_tensors_together_and_not_for_initial_weights() -> None:
     norm = math.sqrt(6)
-    assert _examine("train", weights(), max_norm=norm + 1e-6).entries
+    assert examined("train", weights(), max_norm=norm + 1e-6).entries
     with pytest.raises(EgressError, match=r"weights\.norm"):
-        _examine("train", weights(), max_norm=norm - 1e-6)
-    assert _examine("initial_weights", weights(DataKind.WEIGHTS), max_norm=0.1).entries
+        examined("train", weights(), max_norm=norm - 1e-6)
+    assert examined("initial_weights", weights(DataKind.WEIGHTS), max_norm=0.1).entries
 
 
 @pytest.mark.parametrize(
@@ -347,158 +336,33 @@ def test_weights_beyond_their_epsilon_stay_and_do_not_end_the_sites_part(
     metrics: dict[str, float] | None, why: str | None
 ) -> None:
     payload = weights(report=None if metrics is None else train_report(metrics=metrics))
-    assert _examine("train", payload).payload is payload
+    assert examined("train", payload).payload is payload
     if why is None:
-        assert _examine("train", payload, max_weight_epsilon=4.0).payload is payload
+        assert examined("train", payload, max_weight_epsilon=4.0).payload is payload
     else:
         with pytest.raises(EgressError) as error:
-            _examine("train", payload, max_weight_epsilon=4.0)
+            examined("train", payload, max_weight_epsilon=4.0)
         assert (error.value.rule, error.value.stops) == ("weights.privacy", False)
         assert error.value.detail.startswith(why)
-    assert _examine("initial_weights", weights(DataKind.WEIGHTS), max_weight_epsilon=4.0).entries
+    assert examined("initial_weights", weights(DataKind.WEIGHTS), max_weight_epsilon=4.0).entries
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
 def test_norm_limit_is_of_decoded_values(bits: int) -> None:
     norm = math.sqrt(6)
-    assert _examine("train", coded_weights(bits), max_norm=norm * (1 + 1e-6)).entries
+    assert examined("train", coded_weights(bits), max_norm=norm * (1 + 1e-6)).entries
     with pytest.raises(EgressError, match=r"weights\.norm"):
-        _examine("train", coded_weights(bits), max_norm=norm * (1 - 1e-6))
-
-
-@pytest.mark.parametrize(
-    ("payload", "policy", "why"),
-    [
-        (features(), {"features": []}, "the policy shows no features"),
-        (features(), {"features": ["prototypes"]}, "the policy shows no features"),
-        (features(kind="prototypes"), {"features": ["features"]}, "the policy shows no prototypes"),
-        (features(volumes=1), {}, "a cohort of 1 volumes, the least is 2"),
-        (features(volumes=0), {}, "a cohort of 0 volumes, the least is 2"),
-        (features(), {"max_epsilon": 4.0}, "no noise that promises anything, and the policy asks for it"),
-        (features(epsilon=4.5), {"max_epsilon": 4.0}, "epsilon 4.5 at delta 1e-05"),
-        (features(epsilon=3.5), {"max_epsilon": 4.0, "max_delta": 1e-6}, "epsilon 3.5 at delta 1e-05"),
-        (features(features=torch.full((8, 6), math.nan)), {"features": []}, "the policy shows no features"),
-        (features(), {"routes": ["relay"]}, "the policy shows no features by the route 'peer'"),
-        (features(), {"routes": []}, "the policy shows no features by the route 'peer'"),
-    ],
-)
-def test_features_that_may_not_be_shown_are_replaced_by_none(
-    payload: Shareable, policy: dict[str, Any], why: str
-) -> None:
-    kind = payload["DXO"]["meta"]["kind"]
-    release = _examine("get_features", with_headers(payload, **{Header.ROUND: 5}), **policy)
-    assert release.withheld == why
-    left = tensors_of(release.payload, "FCL_FEATURES")
-    assert {name: tuple(tensor.shape) for name, tensor in left.items()} == {"features": (0, 6), "partition": (0,)}
-    assert release.payload["DXO"]["meta"] == {"kind": kind, "round": 5, "volumes": 0}
-    assert [entry["bytes"] for entry in release.entries] == [0, 0]
-
-
-@pytest.mark.parametrize(
-    "policy",
-    [
-        {"max_rows": 8},
-        {"min_volumes": 3},
-        {"max_feature_length": 6},
-        {"max_partitions": 4},
-        {"max_epsilon": 2.0},
-        {"max_epsilon": 2.0, "max_delta": 1e-5},
-    ],
-)
-def test_features_at_a_limit_leave(policy: dict[str, Any]) -> None:
-    payload = features(volumes=3, epsilon=2.0)
-    release = _examine("share", payload, **policy)
-    assert (release.payload is payload, release.withheld) == (True, None)
-
-
-def test_rows_that_are_equal_count_towards_a_payload() -> None:
-    """They count once for the round, yet a tensor of a million equal rows is no set of features."""
-    equal = {"features": unit_rows(1).half().repeat(9, 1), "partition": torch.zeros(9, dtype=torch.int16)}
-    assert _examine("share", features(**equal), max_rows=9).entries
-    with pytest.raises(EgressError) as error:
-        _examine("share", features(**equal), max_rows=8)
-    assert error.value.detail == "9 rows, at most 8 may leave"
+        examined("train", coded_weights(bits), max_norm=norm * (1 - 1e-6))
 
 
 def test_a_norm_and_a_reason_at_their_limits_leave() -> None:
     update = weights(**{"encoder.weight": torch.zeros(2, 3), "head.0.bias": torch.ones(4)})
-    assert _examine("train", update, max_norm=2.0).payload is update
-    assert _examine("train", refusal("x" * 1000)).withheld is None
-
-
-def test_the_oldest_round_that_is_counted_is_not_past() -> None:
-    policy = EgressPolicy(max_rows=8)
-    rows = RowsPerRound(policy.max_rows)
-    for number in (*range(5, 13), 5):
-        examine(policy, rows, DECLARED, "get_features", with_meta(features(), round=number))
-    with pytest.raises(EgressError) as error:
-        examine(policy, rows, DECLARED, "get_features", with_meta(features(), round=4))
-    assert error.value.detail == "round 4 is long past"
-
-
-@pytest.mark.parametrize(
-    ("policy", "rows"),
-    [
-        ({}, 8),
-        ({"features": ["prototypes"]}, 8),
-        ({"features": []}, 0),
-        ({"min_volumes": 4}, 0),
-        ({"max_epsilon": 1.0}, 0),
-        ({"routes": ["peer"]}, 8),
-        ({"routes": ["relay"]}, 0),
-    ],
-)
-def test_site_whose_features_are_withheld_says_it_has_none(policy: dict[str, Any], rows: int) -> None:
-    release = _examine("share", with_report({"rows": 8, "volumes": 3, "privacy": None}), **policy)
-    assert report_of(release.payload)["rows"] == rows
-    assert (report_of(release.payload)["volumes"] == 0) == (rows == 0)
-
-
-@pytest.mark.parametrize(
-    ("task", "routes", "rows"),
-    [
-        ("share", ["peer", "relay"], 8),
-        ("share", ["relay"], 8),
-        ("share", ["peer"], 0),
-        ("get_features", ["peer"], 8),
-        ("get_features", ["relay"], 0),
-    ],
-)
-def test_features_leave_by_the_routes_of_the_policy(task: str, routes: list[str], rows: int) -> None:
-    """What answers the server's own task passes through it in clear, whatever the job said."""
-    left = _examine(task, features(), routes=routes).payload
-    assert len(tensors_of(left, "FCL_FEATURES")["features"]) == rows
-
-
-def test_rows_are_counted_over_a_round_and_a_snapshot_once_for_all_peers() -> None:
-    policy = EgressPolicy(max_rows=20)
-    rows = RowsPerRound(policy.max_rows)
-    for seed in (0, 0, 1, 1, 0):
-        examine(policy, rows, None, "get_features", features(seed=seed))
-    with pytest.raises(EgressError) as error:
-        examine(policy, rows, None, "get_features", features(seed=2))
-    assert error.value.detail == "24 rows in round 5, at most 20 may leave"
-    examine(policy, rows, None, "get_features", with_meta(features(seed=2), round=6))
-    for number in range(7, 40):
-        examine(policy, rows, None, "get_features", with_meta(features(seed=2), round=number))
-    assert len(rows._sent) == 8
-    with pytest.raises(EgressError, match=r"features\.rows"):  # else a round that is forgotten had no limit any more
-        examine(policy, rows, None, "get_features", with_meta(features(seed=3), round=6))
-
-
-def test_samples_of_a_snapshot_count_as_its_rows() -> None:
-    policy = EgressPolicy(max_rows=8)
-    rows = RowsPerRound(policy.max_rows)
-    for asker in "abcdefgh":
-        sample = sampled(from_shareable(features()), 3, "me", asker)
-        assert len(examine(policy, rows, None, "get_features", sample.to_shareable()).entries) == 2
-    assert 3 < len(rows._sent[5]) <= 8
-    with pytest.raises(EgressError, match=r"features\.rows"):
-        examine(policy, rows, None, "get_features", features(seed=1))
+    assert examined("train", update, max_norm=2.0).payload is update
+    assert examined("train", refusal("x" * 1000)).withheld is None
 
 
 def test_manifest_tells_codes_and_their_scales() -> None:
-    entries = _examine("train", coded_weights(4)).entries[:3]
+    entries = examined("train", coded_weights(4)).entries[:3]
     assert [(entry["name"], entry["dtype"], entry["shape"], entry["bytes"]) for entry in entries] == [
         ("encoder.weight", "uint8", [2, 2], 4),
         ("encoder.weight:scale", "float32", [2], 8),
@@ -507,34 +371,12 @@ def test_manifest_tells_codes_and_their_scales() -> None:
 
 
 def test_manifest_entries_tell_size_cohort_and_epsilon() -> None:
-    entries = _examine("get_features", features(epsilon=2.5)).entries
+    entries = examined("get_features", features(epsilon=2.5)).entries
     common = {"kind": "features", "volumes": 3, "epsilon": 2.5}
     assert entries == [
         {"name": "features", "shape": [8, 6], "dtype": "float16", "count": 8, "bytes": 96, **common},
         {"name": "partition", "shape": [8], "dtype": "int16", "count": 8, "bytes": 16, **common},
     ]
-    entries = _examine("train", weights(report=train_report())).entries
+    entries = examined("train", weights(report=train_report())).entries
     assert entries[0] == {"name": "encoder.weight", "shape": [2, 3], "dtype": "float32", "count": 6, "bytes": 24}
     assert entries[-1]["metrics"] == ["loss", "validation/count", "validation/dice_lv", "validation/mean_dice"]
-
-
-@pytest.mark.parametrize(
-    ("request_", "allowed"),
-    [
-        (Task("get_features", with_headers(Shareable(), **{Header.ROUND: 3})).data, True),
-        (Task("get_features", with_headers(Shareable(), **{Header.ROUND: 3, Header.PULL_ROWS: 64})).data, True),
-        (with_headers(Shareable(), **{Header.ROUND: 3, Header.PULL_ROWS: -1}), False),
-        (with_headers(Shareable(), **{Header.ROUND: 3, Header.PULL_ROWS: "patient007"}), False),
-        (with_headers(Shareable(), **{Header.ROUND: 3, Header.PEERS: 3}), False),
-        (Task("train", with_headers(Shareable(), **{Header.ROUND: 3})).data, False),
-        (with_headers(Shareable(), note="patient007"), False),
-        (weights(), False),
-        (features(), False),
-    ],
-)
-def test_requests_to_peers_carry_nothing(request_: Shareable, allowed: bool) -> None:
-    if allowed:
-        examine_request(request_)
-    else:
-        with pytest.raises(EgressError):
-            examine_request(request_)
